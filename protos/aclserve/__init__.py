@@ -1,0 +1,1 @@
+"""The contract of aclserve: what server and clients share."""

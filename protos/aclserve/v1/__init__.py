@@ -1,0 +1,1 @@
+"""Generated messages and stubs of the aclserve.v1 API."""

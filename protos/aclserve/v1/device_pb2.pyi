@@ -1,0 +1,98 @@
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class RunMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RUN_MODE_UNSPECIFIED: _ClassVar[RunMode]
+    RUN_MODE_DEVICE: _ClassVar[RunMode]
+    RUN_MODE_HOST: _ClassVar[RunMode]
+RUN_MODE_UNSPECIFIED: RunMode
+RUN_MODE_DEVICE: RunMode
+RUN_MODE_HOST: RunMode
+
+class ListDevicesRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListDevicesResponse(_message.Message):
+    __slots__ = ("devices", "next_page_token")
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    devices: _containers.RepeatedCompositeFieldContainer[Device]
+    next_page_token: str
+    def __init__(self, devices: _Optional[_Iterable[_Union[Device, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class Device(_message.Message):
+    __slots__ = ("id", "soc_name", "run_mode", "emulated", "memory", "utilization_percent")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    SOC_NAME_FIELD_NUMBER: _ClassVar[int]
+    RUN_MODE_FIELD_NUMBER: _ClassVar[int]
+    EMULATED_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    UTILIZATION_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    soc_name: str
+    run_mode: RunMode
+    emulated: bool
+    memory: _containers.RepeatedCompositeFieldContainer[DeviceMemory]
+    utilization_percent: int
+    def __init__(self, id: _Optional[int] = ..., soc_name: _Optional[str] = ..., run_mode: _Optional[_Union[RunMode, str]] = ..., emulated: bool = ..., memory: _Optional[_Iterable[_Union[DeviceMemory, _Mapping]]] = ..., utilization_percent: _Optional[int] = ...) -> None: ...
+
+class DeviceMemory(_message.Message):
+    __slots__ = ("kind", "free_bytes", "total_bytes")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    free_bytes: int
+    total_bytes: int
+    def __init__(self, kind: _Optional[str] = ..., free_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ...) -> None: ...
+
+class GetServerInfoRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetServerInfoResponse(_message.Message):
+    __slots__ = ("version", "acl_version", "features", "limits", "uptime")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ACL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    acl_version: str
+    features: _containers.RepeatedScalarFieldContainer[str]
+    limits: Limits
+    uptime: _duration_pb2.Duration
+    def __init__(self, version: _Optional[str] = ..., acl_version: _Optional[str] = ..., features: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., uptime: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class Limits(_message.Message):
+    __slots__ = ("max_message_bytes", "max_queue_rows", "max_stream_items", "max_leases", "max_lease_device_bytes", "max_lease_host_bytes", "max_lease_ttl", "max_upload_bytes")
+    MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_QUEUE_ROWS_FIELD_NUMBER: _ClassVar[int]
+    MAX_STREAM_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    MAX_LEASES_FIELD_NUMBER: _ClassVar[int]
+    MAX_LEASE_DEVICE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_LEASE_HOST_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_LEASE_TTL_FIELD_NUMBER: _ClassVar[int]
+    MAX_UPLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    max_message_bytes: int
+    max_queue_rows: int
+    max_stream_items: int
+    max_leases: int
+    max_lease_device_bytes: int
+    max_lease_host_bytes: int
+    max_lease_ttl: _duration_pb2.Duration
+    max_upload_bytes: int
+    def __init__(self, max_message_bytes: _Optional[int] = ..., max_queue_rows: _Optional[int] = ..., max_stream_items: _Optional[int] = ..., max_leases: _Optional[int] = ..., max_lease_device_bytes: _Optional[int] = ..., max_lease_host_bytes: _Optional[int] = ..., max_lease_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_upload_bytes: _Optional[int] = ...) -> None: ...
