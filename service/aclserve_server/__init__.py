@@ -1,0 +1,1 @@
+"""The aclserve microservice: AscendCL models and memory, served over gRPC streams."""

@@ -1,0 +1,1 @@
+"""AscendCL's C ABI as data, and one checker."""
