@@ -1,0 +1,1 @@
+"""What the service does: models, batches, memory. Knows neither gRPC nor protobuf."""
