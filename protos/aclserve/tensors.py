@@ -7,7 +7,7 @@ otherwise ``uint16`` holding the bits (pass ``data_type=DATA_TYPE_BFLOAT16`` to 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,7 @@ DTYPES: Mapping[int, np.dtype[Any]] = {
 }
 """Data type of the wire -> numpy type."""
 
-_DATA_TYPES: Mapping[np.dtype[Any], int] = {dtype: data_type for data_type, dtype in reversed(DTYPES.items())}
+_DATA_TYPES: Mapping[np.dtype[Any], int] = {dtype: data_type for data_type, dtype in reversed(list(DTYPES.items()))}
 
 
 def data_type_of(dtype: np.dtype[Any]) -> pb.DataType:
@@ -50,7 +50,7 @@ def data_type_of(dtype: np.dtype[Any]) -> pb.DataType:
         raise InvalidArgument(
             f"arrays of type {dtype} cannot be sent; use one of {known}", reason="DATA_TYPE_UNSUPPORTED"
         )
-    return pb.DataType.ValueType(data_type)
+    return cast(pb.DataType, data_type)
 
 
 def tensor_from_array(name: str, array: NDArray[Any], data_type: int | None = None) -> pb.Tensor:
@@ -58,7 +58,7 @@ def tensor_from_array(name: str, array: NDArray[Any], data_type: int | None = No
 
     `data_type` overrides the one that follows from the array's type, for bfloat16 bits held in uint16.
     """
-    wire_type = pb.DataType.ValueType(data_type) if data_type is not None else data_type_of(array.dtype)
+    wire_type = cast(pb.DataType, data_type) if data_type is not None else data_type_of(array.dtype)
     little = array if array.dtype.byteorder != ">" else array.astype(array.dtype.newbyteorder("<"))
     return pb.Tensor(name=name, data_type=wire_type, shape=array.shape, data=little.tobytes())
 

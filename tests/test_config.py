@@ -1,0 +1,187 @@
+"""Options: parsing, precedence, limits, all errors together, and what is derived from the declarations."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from aclserve_server.config import Config, ConfigError, Option, add_arguments, options, options_table
+
+OTHER = {
+    "acl_library": "emulator",
+    "host": "::1",
+    "port": "0",
+    "metrics_port": "9000",
+    "device": "3",
+    "log_level": "debug",
+    "drain_timeout_s": "1.5",
+    "max_message_bytes": "1MiB",
+    "max_queue_rows": "5",
+    "max_stream_items": "6",
+    "max_queue_delay_us": "700",
+    "slots": "4",
+    "slot_budget_bytes": "2kib",
+    "pack_inline_bytes": "0",
+    "max_leases": "9",
+    "max_lease_device_bytes": "10",
+    "max_lease_host_bytes": "2GiB",
+    "max_lease_ttl_s": "12",
+    "max_upload_bytes": "2147483648",
+    "emulator_run_mode": "host",
+    "emulator_memory_bytes": "1 GiB",
+    "emulator_threads": "2",
+    "emulator_profile": "9.1",
+}
+"""A value other than the default for every option but the model repository."""
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> list[str]:
+    return ["--model-repository", str(tmp_path)]
+
+
+def by_name(name: str) -> Option:
+    return next(option for option in options() if option.name == name)
+
+
+def expected(name: str) -> object:
+    sizes = {"1MiB": 1 << 20, "2kib": 2048, "2GiB": 2 << 30, "1 GiB": 1 << 30}
+    return sizes.get(OTHER[name], by_name(name).kind(OTHER[name]) if OTHER[name] not in sizes else None)
+
+
+def test_defaults(repository: list[str], tmp_path: Path) -> None:
+    config = Config.from_args(repository, {})
+    assert config == Config(model_repository=tmp_path)
+    assert (config.acl_library, config.host, config.port, config.metrics_port) == ("", "127.0.0.1", 8001, 8002)
+    assert not config.emulated
+
+
+def test_every_option_has_another_value_here() -> None:
+    assert {option.name for option in options()} == {*OTHER, "model_repository"}
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_flag_and_environment(name: str, repository: list[str]) -> None:
+    option = by_name(name)
+    # An upload must fit into a lease, so these two go up together.
+    base = [*repository, "--max-lease-host-bytes", "4GiB"] if name == "max_upload_bytes" else repository
+    by_flag = Config.from_args([*base, option.flag, OTHER[name]], {})
+    by_environment = Config.from_args(base, {option.environment: OTHER[name]})
+    assert getattr(by_flag, name) == expected(name) != option.default
+    assert by_flag == by_environment
+    assert type(getattr(by_flag, name)) is option.kind
+
+
+def test_flag_wins_over_environment_and_empty_twin_is_unset(repository: list[str]) -> None:
+    environ = {"ACLSERVE_PORT": "1000", "ACLSERVE_METRICS_PORT": "", "ACLSERVE_DEVICE": "2"}
+    config = Config.from_args([*repository, "--port", "2000"], environ)
+    assert (config.port, config.metrics_port, config.device) == (2000, 8002, 2)
+
+
+def test_emulated(repository: list[str]) -> None:
+    assert Config.from_args([*repository, "--acl-library", "emulator"], {}).emulated
+
+
+def test_all_problems_come_together(tmp_path: Path) -> None:
+    arguments = ["--port", "x", "--slots", "99", "--host", "a b", "--model-repository", str(tmp_path / "none")]
+    environ = {"ACLSERVE_DEVICE": "-1", "ACLSERVE_MAX_UPLOAD_BYTES": "3TB", "ACLSERVE_EMULATOR_PROFILE": "7"}
+    with pytest.raises(ConfigError) as caught:
+        Config.from_args(arguments, environ)
+    assert list(caught.value.problems) == [
+        f"--model-repository: got {str(tmp_path / 'none')!r}, expected an existing folder: create it, or name another "
+        "with --model-repository",
+        "--port: got 'x', expected a whole number from 0 to 65535: the default is '8001'",
+        "ACLSERVE_DEVICE: got '-1', expected a whole number from 0 to 65535: the default is '0'",
+        "--slots: got '99', expected a whole number from 1 to 16: the default is '2'",
+        "ACLSERVE_MAX_UPLOAD_BYTES: got '3TB', expected a whole number of bytes, at least 1: the default is '1GiB'",
+        "ACLSERVE_EMULATOR_PROFILE: got '7', expected one of 8.1, 8.5, 9.1: the default is '8.1'",
+        "--host: got 'a b', expected an IP address or a host name: give 127.0.0.1 or 0.0.0.0",
+    ]
+    assert str(caught.value).splitlines() == list(caught.value.problems)
+
+
+def test_conflicts(repository: list[str]) -> None:
+    arguments = [*repository, "--port", "9", "--metrics-port", "9", "--max-lease-host-bytes", "4MiB"]
+    with pytest.raises(ConfigError) as caught:
+        Config.from_args(arguments, {})
+    assert [problem.partition(":")[0] for problem in caught.value.problems] == ["--metrics-port", "--max-upload-bytes"]
+
+
+def test_two_free_ports_do_not_conflict(repository: list[str]) -> None:
+    config = Config.from_args([*repository, "--port", "0", "--metrics-port", "0"], {})
+    assert (config.port, config.metrics_port) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("port", "1e3"),
+        ("port", "65536"),
+        ("port", "1_000"),
+        ("drain_timeout_s", "nan"),
+        ("drain_timeout_s", "inf"),
+        ("drain_timeout_s", "-1"),
+        ("max_message_bytes", "2GiB"),
+        ("max_message_bytes", "-1"),
+        ("max_message_bytes", "64M"),
+        ("log_level", "INFO"),
+    ],
+)
+def test_refused(name: str, value: str, repository: list[str]) -> None:
+    with pytest.raises(ConfigError, match=f"^{by_name(name).flag}: got '{value}', expected "):
+        Config.from_args([*repository, by_name(name).flag, value], {})
+
+
+def test_made_in_code_is_checked_too(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--slots: got '0'"):
+        Config(model_repository=tmp_path, slots=0)
+    with pytest.raises(ConfigError, match="--port: got 'True'"):
+        Config(model_repository=tmp_path, port=True)
+    with pytest.raises(ConfigError, match=r"--max-upload-bytes: got '1\.5'"):
+        Config(model_repository=tmp_path, max_upload_bytes=1.5)  # type: ignore[arg-type]
+
+
+def test_frozen(tmp_path: Path) -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config(model_repository=tmp_path).port = 1  # type: ignore[misc]
+
+
+def test_abbreviated_and_unknown_flags_are_refused(repository: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--por", "1"], ["--ports", "1"]):
+        with pytest.raises(SystemExit):
+            Config.from_args([*repository, *arguments], {})
+    assert "unrecognized arguments" in capsys.readouterr().err
+
+
+def test_units_are_in_the_names() -> None:
+    suffixes = {
+        "bytes": "_bytes",
+        "rows": "_rows",
+        "items": "_items",
+        "microseconds": "_us",
+        "seconds": "_s",
+        "threads": "_threads",
+    }
+    for option in options():
+        assert not option.unit or option.name.endswith(suffixes[option.unit]), option.name
+
+
+def test_a_shown_default_parses_to_itself(tmp_path: Path) -> None:
+    for option in options():
+        assert option.parse(option.show(option.default)) == option.default
+
+
+def test_help_and_table_name_every_option() -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    words = parser.format_help().split()
+    table = options_table().splitlines()
+    assert len(table) == 2 + len(options())
+    for option, line in zip(options(), table[2:], strict=True):
+        assert option.flag in words
+        assert option.environment in " ".join(words)
+        assert line.startswith(f"| `{option.flag}` | `{option.environment}` | ")
+        assert line.replace("\\|", "").count("|") == 6
