@@ -1,1 +1,126 @@
-"""Clients of aclserve."""
+"""Clients of aclserve: models on Ascend NPUs behind an address. Numpy in, numpy out.
+
+    with Client("127.0.0.1:8001") as client:
+        result = client.infer("digits", {"images": images})
+        print(result.outputs["scores"])
+
+`AsyncClient` has the same verbs for asyncio. Errors are the classes of `aclserve.errors`, the same that the server
+raised.
+"""
+
+from __future__ import annotations
+
+from aclserve_client.aio import AsyncClient, AsyncLease
+from aclserve_client.aio_stream import AsyncStream
+from aclserve_client.client import Client, Lease
+from aclserve_client.data import (
+    AllocationPolicy,
+    Batching,
+    BufferInfo,
+    BufferRef,
+    DeviceInfo,
+    ExecutionMode,
+    Gear,
+    Input,
+    Inputs,
+    Item,
+    LeaseInfo,
+    Limits,
+    MemoryAttribute,
+    MemoryOwner,
+    MemorySpace,
+    MemoryUsage,
+    ModelDescription,
+    ModelInfo,
+    ModelSize,
+    ModelState,
+    OutputChoice,
+    Random,
+    Result,
+    ResultOrder,
+    RunMode,
+    ServerInfo,
+    StreamSummary,
+    TensorSpec,
+    Timing,
+    Typed,
+    Zeros,
+)
+from aclserve_client.errors import (
+    AclserveError,
+    AlreadyExists,
+    Cancelled,
+    DataLoss,
+    DeadlineExceeded,
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    OutOfRange,
+    PermissionDenied,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+    Unimplemented,
+)
+from aclserve_client.options import DEFAULT, DEFAULT_ADDRESS, Options, Timeout
+from aclserve_client.sync_stream import Stream
+
+__all__ = [
+    "DEFAULT",
+    "DEFAULT_ADDRESS",
+    "AclserveError",
+    "AllocationPolicy",
+    "AlreadyExists",
+    "AsyncClient",
+    "AsyncLease",
+    "AsyncStream",
+    "Batching",
+    "BufferInfo",
+    "BufferRef",
+    "Cancelled",
+    "Client",
+    "DataLoss",
+    "DeadlineExceeded",
+    "DeviceInfo",
+    "ExecutionMode",
+    "FailedPrecondition",
+    "Gear",
+    "Input",
+    "Inputs",
+    "Internal",
+    "InvalidArgument",
+    "Item",
+    "Lease",
+    "LeaseInfo",
+    "Limits",
+    "MemoryAttribute",
+    "MemoryOwner",
+    "MemorySpace",
+    "MemoryUsage",
+    "ModelDescription",
+    "ModelInfo",
+    "ModelSize",
+    "ModelState",
+    "NotFound",
+    "Options",
+    "OutOfRange",
+    "OutputChoice",
+    "PermissionDenied",
+    "Random",
+    "ResourceExhausted",
+    "Result",
+    "ResultOrder",
+    "RunMode",
+    "ServerInfo",
+    "Stream",
+    "StreamSummary",
+    "TensorSpec",
+    "Timeout",
+    "Timing",
+    "Typed",
+    "Unauthenticated",
+    "Unavailable",
+    "Unimplemented",
+    "Zeros",
+]

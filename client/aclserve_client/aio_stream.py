@@ -1,0 +1,249 @@
+"""The asynchronous stream: `StreamState` driven by a receiving task of its own and by the callers' tasks.
+
+grpc's task takes the messages to send from `_requests`. Callers only ever wait for a change of the state, so
+cancelling one of them (a timeout around `send`, say) does the stream no harm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+
+from aclserve.errors import Cancelled, DeadlineExceeded, Unavailable
+from aclserve.v1 import model_pb2 as pb
+from aclserve_client import data
+from aclserve_client.calls import AsyncCaller, Background
+from aclserve_client.rpcs import STREAM_INFER
+from aclserve_client.streams import StreamState, as_item, group_size
+
+
+class AsyncStream:
+    """As `Stream`, for asyncio; use it in `async with`. For the tasks of one event loop."""
+
+    def __init__(self, caller: AsyncCaller, state: StreamState, lease_id: str, timeout: float | None) -> None:
+        self._caller = caller
+        self._lease_id = lease_id
+        self._timeout = timeout
+        self._state = state
+        self._change = asyncio.Event()
+        self._reader: asyncio.Task[Any] | None = None
+        self._call: Any = None
+        self._scope = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        self._caller.check_open()
+        metadata = self._caller.metadata(self._lease_id)
+        self._call = self._caller.callables[STREAM_INFER.path](
+            self._requests(), timeout=self._timeout, metadata=metadata
+        )
+        limit = self._caller.options.timeout
+        try:
+            await self._scope.enter_async_context(Background(self._receive()))
+            async with asyncio.timeout(limit):
+                while self._state.ready is None and not self._state.ended:
+                    await self._changed()
+            if self._state.ready is None:
+                self._state.check_sendable()
+        except TimeoutError:
+            await self._close()
+            message = f"{self._caller.address} did not accept the stream within {limit:g} s"
+            raise DeadlineExceeded(message, reason="STREAM_NOT_READY") from None
+        except BaseException:
+            await self._close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._close()
+
+    async def _close(self) -> None:
+        self._state.fail(Cancelled("the stream was closed", reason="STREAM_CLOSED"))
+        self._notify()
+        self._call.cancel()
+        await self._scope.aclose()
+
+    @property
+    def window(self) -> int:
+        """As `Stream.window`."""
+        return self._state.window
+
+    @property
+    def going_away(self) -> bool:
+        """As `Stream.going_away`."""
+        return self._state.going_away
+
+    @property
+    def last_accepted_id(self) -> str:
+        """As `Stream.last_accepted_id`."""
+        return self._state.last_accepted_id
+
+    @property
+    def summary(self) -> data.StreamSummary | None:
+        """As `Stream.summary`."""
+        return self._state.summary
+
+    async def send(
+        self,
+        inputs: data.Inputs,
+        *,
+        id: str = "",
+        model: str = "",
+        version: int = 0,
+        outputs: data.OutputChoice = None,
+        max_wait: float | None = None,
+        capture_time_ns: int | None = None,
+    ) -> str:
+        """As `Stream.send`."""
+        return (await self.send_many([data.Item(inputs, id, model, version, outputs, max_wait, capture_time_ns)]))[0]
+
+    async def send_many(self, items: Iterable[data.Inputs | data.Item]) -> list[str]:
+        """As `Stream.send_many`."""
+        waiting = [as_item(item) for item in items]
+        ids: list[str] = []
+        while len(ids) < len(waiting):
+            while not self._state.admits(reading_elsewhere=self._reading_elsewhere()):
+                await self._changed()
+            try:
+                for item in waiting[len(ids) : len(ids) + self._state.free]:
+                    ids.append(self._state.add(item))
+            finally:
+                self._notify()
+        return ids
+
+    async def cancel(self, ids: Iterable[str]) -> None:
+        """As `Stream.cancel`."""
+        self._state.cancel(ids)
+        self._notify()
+
+    async def finish(self) -> None:
+        """As `Stream.finish`."""
+        self._state.finish()
+        self._notify()
+
+    def results(self) -> AsyncIterator[data.Result]:
+        """As `Stream.results`."""
+        return _Results(self)
+
+    async def map(
+        self, items: Iterable[data.Inputs | data.Item] | AsyncIterable[data.Inputs | data.Item], *, pack: int = 8
+    ) -> AsyncIterator[data.Result]:
+        """As `Stream.map`; takes asynchronous iterables too."""
+        source, exhausted = _iterate(items), False
+        size = self._state.pack_items = group_size(pack, self.window)
+        while True:
+            while not exhausted and self._state.has_room(size):
+                group = await _take(source, size)
+                if not await self._send_group(group):
+                    break
+                if exhausted := len(group) < size:
+                    await self.finish()
+            result = await self._next_result()
+            if result is None:
+                break
+            yield result
+        if not exhausted:
+            self._state.check_sendable()
+
+    async def _send_group(self, group: list[data.Inputs | data.Item]) -> bool:
+        """Sends a group of `map`; False when the server takes no more."""
+        try:
+            await self.send_many(group)
+        except Unavailable:
+            if not self.going_away:
+                raise
+            return False
+        return True
+
+    async def _next_result(self) -> data.Result | None:
+        """The next result, None at the end."""
+        task = asyncio.current_task()
+        if task is not None and task is not self._reader:
+            self._reader = task
+            task.add_done_callback(self._reader_done)
+        while (result := self._state.take()) is None and not self._state.drained:
+            await self._changed()
+        self._notify()
+        return result
+
+    def _reader_done(self, task: asyncio.Task[Any]) -> None:
+        self._notify()
+
+    def _reading_elsewhere(self) -> bool:
+        reader = self._reader
+        return reader is not None and reader is not asyncio.current_task() and not reader.done()
+
+    async def _changed(self) -> None:
+        """Waits for the next change of the state."""
+        await self._change.wait()
+
+    def _notify(self) -> None:
+        change, self._change = self._change, asyncio.Event()
+        change.set()
+
+    async def _receive(self) -> None:
+        """Receives responses until the stream ends; pauses while results that nobody takes are at their bound."""
+        try:
+            async for response in self._call:
+                self._state.receive(response)
+                self._notify()
+                while self._state.unread_full and not self._state.ended:
+                    await self._changed()
+            self._state.end()
+        except grpc.RpcError as error:
+            failure = self._caller.translate(error, self._timeout)
+            failure.__cause__ = error
+            self._state.fail(failure)
+        except asyncio.CancelledError:
+            self._state.fail(Cancelled("the stream was cancelled on this side", reason="STREAM_CANCELLED"))
+            raise
+        finally:
+            self._notify()
+
+    async def _requests(self) -> AsyncIterator[pb.StreamInferRequest]:
+        """What to send; runs on grpc's task."""
+        while True:
+            while (message := self._state.next_message()) is None:
+                if self._state.sending_is_over:
+                    return
+                await self._changed()
+            yield message
+
+
+class _Results(AsyncIterator[data.Result]):
+    def __init__(self, stream: AsyncStream) -> None:
+        self._stream = stream
+
+    async def __anext__(self) -> data.Result:
+        result = await self._stream._next_result()
+        if result is None:
+            raise StopAsyncIteration
+        return result
+
+
+async def _iterate(
+    items: Iterable[data.Inputs | data.Item] | AsyncIterable[data.Inputs | data.Item],
+) -> AsyncIterator[data.Inputs | data.Item]:
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item
+
+
+async def _take(source: AsyncIterator[data.Inputs | data.Item], count: int) -> list[data.Inputs | data.Item]:
+    """The next `count` items, fewer at the end."""
+    group: list[data.Inputs | data.Item] = []
+    while len(group) < count:
+        try:
+            group.append(await anext(source))
+        except StopAsyncIteration:
+            break
+    return group

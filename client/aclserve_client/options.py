@@ -1,0 +1,127 @@
+"""Options of a client, its channel's arguments, deadlines and the rule for retries. No network here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+import grpc
+
+from aclserve.errors import AclserveError, InvalidArgument, Unavailable
+
+DEFAULT_ADDRESS = "127.0.0.1:8001"
+
+
+class Default(Enum):
+    """The type of `DEFAULT`."""
+
+    DEFAULT = "the client's Options.timeout"
+
+    def __repr__(self) -> str:
+        return "DEFAULT"
+
+
+DEFAULT = Default.DEFAULT
+"""As a timeout: `Options.timeout`."""
+
+Timeout = float | None | Default
+"""Seconds; None for no limit; `DEFAULT` for `Options.timeout`."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a client behaves. All times are seconds.
+
+    timeout: the deadline of a call that names none; None for no limit. A stream as a whole has none, but becomes ready
+        within it.
+    max_message_bytes: the largest message sent or taken.
+    retry_attempts: attempts at a read in all, the first one included. Only reads are tried again, only when the server
+        is unavailable, and only within the call's deadline.
+    retry_backoff: the wait before the second attempt, doubled each time, where the server does not name one.
+    keepalive_time: how often a connection in use that is silent is probed. Servers that are not told otherwise close a
+        connection that is probed more than every 300 s.
+    keepalive_timeout: how long a probe may take before the connection counts as broken.
+    chunk_bytes: the size of a chunk when writing a buffer or uploading a model.
+    pack_items, pack_bytes: the most waiting items of a stream that travel in one message, and their size (a larger item
+        travels alone).
+    max_unread_results: the results that a stream keeps for a caller who sends without reading.
+    credentials: for TLS; None for plain text.
+    metadata: sent with every call.
+    """
+
+    timeout: float | None = 30.0
+    max_message_bytes: int = 65 << 20
+    retry_attempts: int = 3
+    retry_backoff: float = 0.1
+    keepalive_time: float = 330.0
+    keepalive_timeout: float = 20.0
+    chunk_bytes: int = 1 << 20
+    pack_items: int = 32
+    pack_bytes: int = 1 << 20
+    max_unread_results: int = 1024
+    credentials: grpc.ChannelCredentials | None = None
+    metadata: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        sizes = ("max_message_bytes", "chunk_bytes", "pack_bytes", "pack_items", "retry_attempts", "max_unread_results")
+        wrong = [f"{name} must be 1 or more, got {getattr(self, name)}" for name in sizes if getattr(self, name) < 1]
+        for name in ("timeout", "keepalive_time", "keepalive_timeout"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                wrong.append(f"{name} must be above 0 s, got {value}")
+        if self.retry_backoff < 0:
+            wrong.append(f"retry_backoff must be 0 s or more, got {self.retry_backoff}")
+        if wrong:
+            raise InvalidArgument("; ".join(wrong), reason="OPTIONS_INVALID")
+
+    def seconds(self, timeout: Timeout) -> float | None:
+        """The timeout of a call in seconds, or None for no limit."""
+        return self.timeout if isinstance(timeout, Default) else timeout
+
+    def channel_arguments(self) -> list[tuple[str, int]]:
+        """gRPC's channel arguments. Connections are not shared between clients; gRPC itself does not retry."""
+        return [
+            ("grpc.max_send_message_length", self.max_message_bytes),
+            ("grpc.max_receive_message_length", self.max_message_bytes),
+            ("grpc.keepalive_time_ms", int(self.keepalive_time * 1000)),
+            ("grpc.keepalive_timeout_ms", int(self.keepalive_timeout * 1000)),
+            ("grpc.keepalive_permit_without_calls", 0),
+            ("grpc.enable_retries", 0),
+            ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 2000),
+        ]
+
+
+class Deadline:
+    """The point in time when a call, with all its attempts and pages, must be over."""
+
+    def __init__(self, timeout: float | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self.timeout = timeout
+        self._clock = clock
+        self._end = None if timeout is None else clock() + timeout
+
+    def remaining(self) -> float | None:
+        """Seconds left, 0 or more; None for no limit."""
+        return None if self._end is None else max(0.0, self._end - self._clock())
+
+
+class Retry:
+    """Counts the attempts of one call and tells whether to try again."""
+
+    def __init__(self, options: Options, *, is_read: bool) -> None:
+        self._left = options.retry_attempts - 1 if is_read else 0
+        self._backoff = options.retry_backoff
+
+    def delay_after(self, error: AclserveError, remaining: float | None) -> float | None:
+        """Seconds to wait before the next attempt; None when the error is final."""
+        if self._left <= 0 or not isinstance(error, Unavailable):
+            return None
+        delay = self._backoff if error.retry_delay is None else error.retry_delay
+        if remaining is not None and delay >= remaining:
+            return None
+        self._left -= 1
+        self._backoff *= 2
+        return delay

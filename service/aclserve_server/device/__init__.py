@@ -1,0 +1,1 @@
+"""Owning objects over the C ABI: runtime, device, streams, buffers, datasets, models."""

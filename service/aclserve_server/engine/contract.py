@@ -1,0 +1,405 @@
+"""What a loaded model accepts, and the admission of items: from names, types, shapes and sizes to a ticket.
+
+A model is used in one of three ways:
+    - rows: axis 0 of every input and output counts rows; rows of several items share an execution (`RowContract`);
+    - gears or static: an item's shapes select one compiled shape, one item an execution (`ShapeContract`);
+    - unknown: shapes are free where the model says -1 and outputs are known only afterwards (`FreeContract`).
+Admission is the only place that judges a client's tensors. Its messages say what was got and what was expected.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from aclserve.errors import AclserveError, InvalidArgument
+from aclserve_server.device.description import Gear, ModelDescription, TensorInfo
+from aclserve_server.device.formats import storage_shape
+from aclserve_server.engine.items import BufferSlice, Input, Item, OutputRequest, Result
+from aclserve_server.engine.memory import Pin
+
+
+class Sink(Protocol):
+    """Where results go. Called on the event loop; takes what it needs of the views at once, and never raises."""
+
+    def deliver(self, results: list[Result]) -> None:
+        """Takes results that became ready together."""
+
+
+@dataclass(slots=True, eq=False)
+class Part:
+    """One input of an admitted item: bytes to copy, or a pinned range of a device or host buffer."""
+
+    shape: tuple[int, ...]
+    size_bytes: int
+    data: memoryview | None
+    pin: Pin | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Wanted:
+    """One output to return: its index in the model and, where it goes into a client's buffer, slice and pin."""
+
+    index: int
+    slice: BufferSlice | None = None
+    pin: Pin | None = None
+
+
+class Owner(Protocol):
+    """Who runs a ticket."""
+
+    def cancel(self, ticket: Ticket) -> bool:
+        """Takes a ticket back; False where it no longer waits."""
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """An admitted item: all that is needed to run and answer it. Times are seconds of the monotonic clock."""
+
+    item_id: str
+    capture_time: bytes
+    sink: Sink
+    rows: int
+    parts: list[Part]
+    outputs: Sequence[Wanted]
+    received: float
+    deadline: float | None
+    owner: Owner | None = None
+    gear: Gear | None = None
+    queue_rows: int = 0
+    waiting: bool = False
+    cancelled: bool = False
+    pins: list[Pin] = field(default_factory=list)
+
+    def release(self) -> None:
+        """Lets go of the message's bytes and of the clients' buffers."""
+        self.parts = []
+        pins, self.pins = self.pins, []
+        for pin in pins:
+            pin.release()
+
+
+class PinFunction(Protocol):
+    """`MemoryManager.pin`: keeps a range of a client's buffer while an item uses it."""
+
+    def __call__(self, lease_id: str, part: BufferSlice, need_bytes: int, *, output: bool = False) -> Pin:
+        """Raises `NotFound`, `OutOfRange` or `FailedPrecondition` where the range cannot be used."""
+
+
+class Contract:
+    """The checks that all ways of use share."""
+
+    def __init__(self, description: ModelDescription, pin: PinFunction) -> None:
+        self.inputs = description.inputs
+        self.outputs = description.outputs
+        self._pin = pin
+        self._fills: dict[tuple[int, int, str], memoryview] = {}
+        self._all_outputs = [Wanted(index) for index in range(len(self.outputs))]
+        self._output_index = {info.name: index for index, info in enumerate(self.outputs)}
+
+    def admit(self, item: Item, sink: Sink, now: float) -> Ticket:
+        """The item's ticket; raises the `AclserveError` that tells what is wrong with it. Takes no time to speak of."""
+        deadline = None if item.timeout_s is None else now + item.timeout_s
+        ticket = Ticket(item.id, item.capture_time, sink, 1, [], self._all_outputs, now, deadline)
+        inputs = item.inputs
+        if len(inputs) != len(self.inputs) or any(
+            given.name != info.name for given, info in zip(inputs, self.inputs, strict=True)
+        ):
+            inputs = self._in_model_order(inputs)
+        try:
+            self._fit(ticket, inputs)
+            ticket.parts = [
+                self._part(ticket, given, info, item.lease_id) for given, info in zip(inputs, self.inputs, strict=True)
+            ]
+            if item.outputs:
+                ticket.outputs = self._wanted(ticket, item.outputs, item.lease_id)
+        except AclserveError:
+            ticket.release()
+            raise
+        return ticket
+
+    def output_shape(self, ticket: Ticket, index: int) -> tuple[int, ...] | None:
+        """The shape of an output for this ticket, or None where it is known only after the run."""
+        raise NotImplementedError
+
+    def _fit(self, ticket: Ticket, inputs: Sequence[Input]) -> None:
+        """Judges types and shapes; sets the ticket's rows or gear."""
+        raise NotImplementedError
+
+    def _in_model_order(self, inputs: list[Input]) -> list[Input]:
+        if len(inputs) == 1 == len(self.inputs) and not inputs[0].name:
+            return inputs
+        known = [info.name for info in self.inputs]
+        by_name = {given.name: given for given in inputs}
+        for given in inputs:
+            if given.name not in known:
+                raise InvalidArgument(
+                    f"the model has no input {given.name!r}; its inputs are {_names(known)}",
+                    reason="INPUT_UNKNOWN",
+                    metadata={"input": given.name},
+                )
+        for name in known:
+            if name not in by_name:
+                raise InvalidArgument(
+                    f"input {name!r} is missing; the model's inputs are {_names(known)}",
+                    reason="INPUT_MISSING",
+                    metadata={"input": name},
+                )
+        if len(inputs) != len(known):
+            raise InvalidArgument(
+                f"{len(inputs)} inputs were given, some of them twice; give each once: {_names(known)}",
+                reason="INPUT_DUPLICATE",
+            )
+        return [by_name[name] for name in known]
+
+    def _check_dtype(self, given: Input, info: TensorInfo) -> None:
+        if given.dtype is not info.dtype and given.dtype != info.dtype:
+            raise InvalidArgument(
+                f"input {info.name!r} has type {given.dtype}, the model takes {info.dtype}",
+                reason="DATA_TYPE_MISMATCH",
+                metadata={"input": info.name, "got": given.dtype, "expected": info.dtype},
+            )
+
+    def _part(self, ticket: Ticket, given: Input, info: TensorInfo, lease_id: str) -> Part:
+        size = math.prod(given.shape) * info.dtype.itemsize
+        if given.data is not None:
+            if given.data.nbytes != size:
+                raise _size_mismatch(info, given.shape, given.data.nbytes, size)
+            return Part(given.shape, size, given.data)
+        if given.buffer is not None:
+            length = given.buffer.length_bytes
+            if length not in (0, size):
+                raise _size_mismatch(info, given.shape, length, size)
+            if size == 0:
+                return Part(given.shape, 0, memoryview(b""))
+            pin = self._pin(lease_id, given.buffer, size)
+            ticket.pins.append(pin)
+            return Part(given.shape, size, None, pin)
+        if given.fill is not None:
+            return Part(given.shape, size, self._filled(given, size))
+        if size == 0:
+            return Part(given.shape, 0, memoryview(b""))
+        raise _size_mismatch(info, given.shape, 0, size)
+
+    def _wanted(self, ticket: Ticket, requests: Sequence[OutputRequest], lease_id: str) -> list[Wanted]:
+        wanted = []
+        for request in requests:
+            index = self._output_index.get(request.name)
+            if index is None:
+                raise InvalidArgument(
+                    f"the model has no output {request.name!r}; its outputs are {_names(self._output_index)}",
+                    reason="OUTPUT_UNKNOWN",
+                    metadata={"output": request.name},
+                )
+            if request.buffer is None:
+                wanted.append(Wanted(index))
+                continue
+            info = self.outputs[index]
+            if info.channel_block:
+                raise InvalidArgument(
+                    f"output {info.name!r} lies in a private layout on the device and is converted on its way out; "
+                    "ask for it inline",
+                    reason="FORMAT_UNSUPPORTED",
+                    metadata={"output": info.name},
+                )
+            shape = self.output_shape(ticket, index)
+            need = 0 if shape is None else output_bytes(info, shape)
+            pin = self._pin(lease_id, request.buffer, need, output=True)
+            ticket.pins.append(pin)
+            wanted.append(Wanted(index, request.buffer, pin))
+        if len({choice.index for choice in wanted}) != len(wanted):
+            raise InvalidArgument("an output was asked for twice; ask for each once", reason="OUTPUT_DUPLICATE")
+        return wanted
+
+    def _filled(self, given: Input, size: int) -> memoryview:
+        fill = given.fill
+        assert fill is not None
+        if size > _MAX_FILL_BYTES:
+            raise InvalidArgument(
+                f"input {given.name!r} asks the server to make {size} bytes; the most is {_MAX_FILL_BYTES}",
+                reason="FILL_TOO_LARGE",
+            )
+        if not fill.random:
+            key = (-1, size, "")
+        else:
+            key = (fill.seed, size, given.dtype.str)
+        made = self._fills.get(key)
+        if made is None:
+            if len(self._fills) >= _FILLS_KEPT:
+                self._fills.clear()
+            made = self._fills[key] = memoryview(
+                random_bytes(given.dtype, size, fill.seed) if fill.random else bytes(size)
+            )
+        return made
+
+
+_MAX_FILL_BYTES = 64 << 20
+_FILLS_KEPT = 8
+
+
+def output_bytes(info: TensorInfo, shape: tuple[int, ...]) -> int:
+    """The bytes of an output of this shape as the device lays it out."""
+    return math.prod(storage_shape(shape, info.channel_block)) * info.dtype.itemsize
+
+
+def random_bytes(dtype: np.dtype[Any], size_bytes: int, seed: int) -> bytes:
+    """Seeded random elements: floats in [0, 1), integers in [0, 100), booleans."""
+    generator = np.random.default_rng(seed)
+    count = size_bytes // dtype.itemsize
+    if dtype.kind == "b":
+        return generator.integers(0, 2, count).astype(dtype).tobytes()
+    if dtype.kind in "iu":
+        return generator.integers(0, 100, count).astype(dtype).tobytes()
+    return generator.random(count, np.float32).astype(dtype).tobytes()
+
+
+class RowContract(Contract):
+    """Axis 0 of every tensor counts rows. `gears` are the compiled row counts, ascending.
+
+    `mixes_rows` marks a model whose rows are not independent: an item then runs alone, in the gear of just its rows.
+    """
+
+    def __init__(
+        self,
+        description: ModelDescription,
+        pin: PinFunction,
+        gears: Sequence[tuple[int, Gear]],
+        *,
+        mixes_rows: bool = False,
+    ) -> None:
+        super().__init__(description, pin)
+        self.gears = gears
+        self.max_rows = gears[-1][0]
+        self.mixes_rows = mixes_rows
+        self.row_shapes = [info.shape[1:] for info in self.inputs]
+        first = gears[0]
+        self.output_row_shapes = [shape[1:] for shape in first[1].output_shapes]
+        self.input_row_bytes = [
+            math.prod(shape) * info.dtype.itemsize for shape, info in zip(self.row_shapes, self.inputs, strict=True)
+        ]
+        self.output_row_bytes = [
+            output_bytes(info, (1, *shape)) for shape, info in zip(self.output_row_shapes, self.outputs, strict=True)
+        ]
+
+    def gear_for(self, rows: int) -> tuple[int, Gear]:
+        """The smallest gear that fits; `rows` is at most `max_rows`."""
+        for gear in self.gears:
+            if gear[0] >= rows:
+                return gear
+        raise ValueError(f"{rows} rows do not fit {self.max_rows}")
+
+    def output_shape(self, ticket: Ticket, index: int) -> tuple[int, ...]:
+        return (ticket.rows, *self.output_row_shapes[index])
+
+    def _fit(self, ticket: Ticket, inputs: Sequence[Input]) -> None:
+        rows = -1
+        for given, info, row_shape in zip(inputs, self.inputs, self.row_shapes, strict=True):
+            self._check_dtype(given, info)
+            shape = given.shape
+            if not shape or shape[1:] != row_shape or shape[0] < 0:
+                raise _shape_mismatch(info, shape, ("rows", *row_shape))
+            if rows < 0:
+                rows = shape[0]
+            elif rows != shape[0]:
+                raise InvalidArgument(
+                    f"input {info.name!r} has {shape[0]} rows, the inputs before it {rows}; all must have as many",
+                    reason="SHAPE_MISMATCH",
+                    metadata={"input": info.name, "got": list(shape)},
+                )
+        if rows > self.max_rows:
+            raise InvalidArgument(
+                f"the item has {rows} rows, the model takes at most {self.max_rows}; send it in several items",
+                reason="TOO_MANY_ROWS",
+                metadata={"rows": rows, "max_rows": self.max_rows},
+            )
+        if self.mixes_rows and rows and not any(count == rows for count, _ in self.gears):
+            counts = ", ".join(str(count) for count, _ in self.gears)
+            raise InvalidArgument(
+                f"the item has {rows} rows; this model's rows depend on each other, so it cannot be padded: "
+                f"send one of {counts} rows",
+                reason="SHAPE_MISMATCH",
+                metadata={"rows": rows, "gears": counts},
+            )
+        ticket.rows = rows
+
+
+class ShapeContract(Contract):
+    """The inputs' shapes must be those of one gear (a static model has one)."""
+
+    def __init__(self, description: ModelDescription, pin: PinFunction) -> None:
+        super().__init__(description, pin)
+        self.gears = description.gears
+        self._by_shapes = {gear.input_shapes: gear for gear in self.gears}
+
+    def output_shape(self, ticket: Ticket, index: int) -> tuple[int, ...]:
+        assert ticket.gear is not None
+        return ticket.gear.output_shapes[index]
+
+    def _fit(self, ticket: Ticket, inputs: Sequence[Input]) -> None:
+        for given, info in zip(inputs, self.inputs, strict=True):
+            self._check_dtype(given, info)
+        gear = self._by_shapes.get(tuple(given.shape for given in inputs))
+        if gear is None:
+            raise self._no_gear(inputs)
+        ticket.gear = gear
+
+    def _no_gear(self, inputs: Sequence[Input]) -> InvalidArgument:
+        for position, (given, info) in enumerate(zip(inputs, self.inputs, strict=True)):
+            possible = {gear.input_shapes[position] for gear in self.gears}
+            if given.shape not in possible:
+                if len(possible) == 1:
+                    return _shape_mismatch(info, given.shape, next(iter(possible)))
+                listed = ", ".join(str(list(shape)) for shape in sorted(possible))
+                return InvalidArgument(
+                    f"input {info.name!r} has shape {list(given.shape)}; the model was compiled for {listed}",
+                    reason="SHAPE_MISMATCH",
+                    metadata={"input": info.name, "got": list(given.shape), "expected": listed},
+                )
+        listed = "; ".join(", ".join(str(list(shape)) for shape in gear.input_shapes) for gear in self.gears)
+        return InvalidArgument(
+            f"the inputs' shapes do not go together; the model was compiled for {listed}",
+            reason="SHAPE_MISMATCH",
+            metadata={"expected": listed},
+        )
+
+
+class FreeContract(Contract):
+    """-1 in a model's shape stands for any size; outputs are known after the run."""
+
+    def output_shape(self, ticket: Ticket, index: int) -> tuple[int, ...] | None:
+        shape = self.outputs[index].shape
+        return None if any(dim < 0 for dim in shape) else shape
+
+    def _fit(self, ticket: Ticket, inputs: Sequence[Input]) -> None:
+        for given, info in zip(inputs, self.inputs, strict=True):
+            self._check_dtype(given, info)
+            fits = len(given.shape) == len(info.shape) and all(
+                got >= 0 and want in (-1, got) for got, want in zip(given.shape, info.shape, strict=True)
+            )
+            if not fits:
+                raise _shape_mismatch(info, given.shape, info.shape)
+
+
+def _names(names: Any) -> str:
+    return ", ".join(repr(name) for name in names)
+
+
+def _shape_mismatch(info: TensorInfo, got: tuple[int, ...], expected: tuple[object, ...]) -> InvalidArgument:
+    wanted = "[" + ", ".join("any" if dim == -1 else str(dim) for dim in expected) + "]"
+    return InvalidArgument(
+        f"input {info.name!r} has shape {list(got)}, the model takes {wanted}",
+        reason="SHAPE_MISMATCH",
+        metadata={"input": info.name, "got": list(got), "expected": wanted},
+    )
+
+
+def _size_mismatch(info: TensorInfo, shape: tuple[int, ...], got: int, expected: int) -> InvalidArgument:
+    return InvalidArgument(
+        f"input {info.name!r} has {got} bytes; shape {list(shape)} of {info.dtype} needs {expected}",
+        reason="TENSOR_SIZE_MISMATCH",
+        metadata={"input": info.name, "got_bytes": got, "expected_bytes": expected},
+    )

@@ -1,0 +1,113 @@
+"""What enters and leaves the engine: items, their tensors, results.
+
+An item is one request, unary or of a stream; it holds one or several rows. Tensor bytes are views of the message they
+came in, and stay views until their one copy into a slot's row. A result's outputs are views of a slot's output
+buffers: whoever gets a result must take what it needs before it returns, because the slot is reused afterwards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from aclserve.errors import AclserveError
+
+
+@dataclass(slots=True, eq=False)
+class BufferSlice:
+    """A range of a client's buffer; `length_bytes` 0 means as long as the tensor."""
+
+    buffer_id: str
+    offset_bytes: int
+    length_bytes: int
+
+
+@dataclass(slots=True, eq=False)
+class Fill:
+    """Bytes made by the server: zeros, or seeded random values."""
+
+    random: bool
+    seed: int
+
+
+@dataclass(slots=True, eq=False)
+class Input:
+    """One input tensor; exactly one of `data`, `buffer` and `fill` is set.
+
+    `shape` is as the client gave it. `data` is a read-only byte view of the received message.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    data: memoryview | None = None
+    buffer: BufferSlice | None = None
+    fill: Fill | None = None
+
+
+@dataclass(slots=True, eq=False)
+class OutputRequest:
+    """Which output is wanted, and the buffer to write it into (None: send it)."""
+
+    name: str
+    buffer: BufferSlice | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """One request. `outputs` empty means all outputs, inline.
+
+    `timeout_s` bounds the wait for execution, in seconds from receipt. `capture_time` is opaque here and echoed.
+    `lease_id` is what the call showed in its metadata, or "". An `error` was found while the item was read off the
+    wire: it is the item's answer, and nothing but `id` is to be relied on. `outputs` may be shared between items:
+    read only.
+    """
+
+    id: str = ""
+    model: str = ""
+    version: int = 0
+    inputs: list[Input] = field(default_factory=list)
+    outputs: list[OutputRequest] = field(default_factory=list)
+    timeout_s: float | None = None
+    capture_time: bytes = b""
+    lease_id: str = ""
+    error: AclserveError | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Timing:
+    """Where the time of an item went, in nanoseconds, and its place in the batch."""
+
+    wait_ns: int = 0
+    copy_in_ns: int = 0
+    execute_ns: int = 0
+    copy_out_ns: int = 0
+    total_ns: int = 0
+    batch_rows: int = 0
+    gear_rows: int = 0
+    position: int = 0
+    queue_rows: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class OutputTensor:
+    """One output: its bytes as a view that dies with the call it is handed to, or the buffer they were written into."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    data: memoryview | bytes | None = None
+    buffer: BufferSlice | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Result:
+    """The one answer to an item: `outputs`, or `error`. `timing` is None for an item that never reached a batch."""
+
+    item_id: str
+    capture_time: bytes = b""
+    outputs: list[OutputTensor] | None = None
+    error: AclserveError | None = None
+    timing: Timing | None = None

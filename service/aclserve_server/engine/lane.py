@@ -1,0 +1,244 @@
+"""How closed batches reach the device, in order, and how their end is told.
+
+A lane belongs to one model instance. `enter` is called on the device thread with a batch whose rows are in its slot;
+the lane runs one batch at a time on its compute stream and keeps those that wait behind it. When AscendCL's callback
+says that a batch is past, the stream is empty, so synchronising it returns at once and tells whether every task of
+just this batch succeeded: the callback itself carries no status. Only then is the next batch submitted, from the
+report thread, without a detour through the event loop. So a failed batch never taints its neighbours, and one model
+id never runs on two streams.
+
+`SyncLane` runs batches one after the other with aclmdlExecute, for models that are loaded as synchronous.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import perf_counter_ns
+from typing import Protocol
+
+from aclserve_server.acl.errors import AclError
+from aclserve_server.device.buffers import Buffer
+from aclserve_server.device.description import Gear
+from aclserve_server.device.device import Device
+from aclserve_server.device.model import Model
+from aclserve_server.device.reports import ReportThread
+from aclserve_server.device.streams import Stream
+from aclserve_server.device.thread import DeviceThread
+from aclserve_server.engine.contract import Ticket
+from aclserve_server.engine.slots import Slot
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Tickets on their way through a slot. Times are nanoseconds of `perf_counter_ns`."""
+
+    slot: Slot
+    tickets: list[Ticket]
+    rows: int
+    gear: Gear
+    gear_rows: int
+    positions: list[int]
+    input_offsets: list[list[int]]
+    output_offsets: list[list[int]]
+    output_sizes: list[list[int]]
+    closed_ns: int
+    packed_ns: int = 0
+    started_ns: int = 0
+    executed_ns: int = 0
+    finished_ns: int = 0
+    error: Exception | None = None
+    used_input_bytes: list[int] = field(default_factory=list)
+    used_output_bytes: list[int] = field(default_factory=list)
+
+
+Copy = Callable[[Buffer, int, Buffer, int, int], None]
+"""Copies bytes: to, offset, from, offset, length."""
+
+ASYNC_ALIGNMENT = 64
+"""What addresses of asynchronous copies must be multiples of, up to CANN 8.1."""
+
+
+class Lane(Protocol):
+    """Where closed batches go."""
+
+    def enter(self, batch: Batch) -> None:
+        """Takes a batch whose rows are in its slot. Called on the device thread."""
+
+    def close(self) -> None:
+        """Gives back what the lane holds. Called on an ACL thread when nothing is in the lane."""
+
+
+def upload(batch: Batch) -> None:
+    """Starts the copy of the batch's rows to the device, where host and device memory are apart."""
+    slot = batch.slot
+    stream = slot.copy_stream
+    if stream is None:
+        return
+    for port, used in zip(slot.inputs, batch.used_input_bytes, strict=True):
+        if used and port.staging is not None:
+            stream.copy(port.device, 0, port.staging, 0, used)
+    assert slot.copied is not None
+    slot.copied.record(stream)
+
+
+class AsyncLane:
+    """aclmdlExecuteAsync on one compute stream, ended by AscendCL's callback."""
+
+    def __init__(self, device: Device, model: Model, reports: ReportThread, finished: Callable[[Batch], None]) -> None:
+        """`finished` is called on the report or the device thread, once for every batch."""
+        self._device = device
+        self._model = model
+        self._reports = reports
+        self._finished = finished
+        self._stream = device.create_stream()
+        try:
+            reports.subscribe(self._stream)
+        except BaseException:
+            self._stream.close()
+            raise
+        self._lock = threading.Lock()  # guards _running and _waiting
+        self._running: Batch | None = None
+        self._waiting: deque[Batch] = deque()
+
+    def enter(self, batch: Batch) -> None:
+        try:
+            upload(batch)
+        except Exception as error:
+            self._give_back(batch, self._settle(batch.slot.copy_stream) or error)
+            return
+        with self._lock:
+            if self._running is not None:
+                self._waiting.append(batch)
+                return
+            self._running = batch
+        self._start(batch)
+
+    def close(self) -> None:
+        self._reports.unsubscribe(self._stream)
+        self._stream.close()
+
+    def _start(self, batch: Batch) -> None:
+        """Submits the running batch; whatever goes wrong, the batch ends and the next one starts."""
+        batch.started_ns = perf_counter_ns()
+        try:
+            self._submit(batch)
+        except Exception as error:
+            self._end(batch, error)
+
+    def _submit(self, batch: Batch) -> None:
+        slot = batch.slot
+        stream = self._stream
+        if slot.copied is not None:
+            stream.wait(slot.copied)
+        gather(batch, self._gather)
+        self._model.set_gear(slot.input_set, batch.gear)
+        self._model.execute_async(slot.input_set, slot.output_set, stream)
+        download(batch, stream.copy)
+        self._reports.launch(stream, lambda: self._past(batch))
+
+    def _gather(self, to: Buffer, to_offset: int, source: Buffer, offset: int, size: int) -> None:
+        """Copies a row from a client's buffer: in the stream where its place allows that, at once otherwise."""
+        if (to_offset | offset) % ASYNC_ALIGNMENT:
+            self._device.copy(to, to_offset, source, offset, size)
+        else:
+            self._stream.copy(to, to_offset, source, offset, size)
+
+    def _past(self, batch: Batch) -> None:
+        """On the report thread: all tasks of the batch are past."""
+        batch.executed_ns = perf_counter_ns()
+        self._end(batch, None)
+
+    def _end(self, batch: Batch, error: Exception | None) -> None:
+        """Establishes that every task succeeded (also when submission failed half-way: nothing may still run)."""
+        for stream in (batch.slot.copy_stream, self._stream):
+            failure = self._settle(stream)
+            error = error or failure
+        error = error or scatter(batch, self._device.copy)
+        with self._lock:
+            following = self._running = self._waiting.popleft() if self._waiting else None
+        self._give_back(batch, error)
+        if following is not None:
+            self._start(following)
+
+    @staticmethod
+    def _settle(stream: Stream | None) -> Exception | None:
+        """Waits until nothing runs on a stream; the error of a task that failed there."""
+        try:
+            if stream is not None:
+                stream.synchronize()
+        except AclError as failure:
+            return failure
+        return None
+
+    def _give_back(self, batch: Batch, error: Exception | None) -> None:
+        batch.error = error
+        batch.finished_ns = perf_counter_ns()
+        self._finished(batch)
+
+
+class SyncLane:
+    """aclmdlExecute, one batch after the other, on the thread for calls that block."""
+
+    def __init__(self, device: Device, model: Model, blocking: DeviceThread, finished: Callable[[Batch], None]) -> None:
+        """`finished` is called on the blocking thread, once for every batch."""
+        self._device = device
+        self._model = model
+        self._blocking = blocking
+        self._finished = finished
+
+    def enter(self, batch: Batch) -> None:
+        self._blocking.submit(lambda: self._run(batch))
+
+    def close(self) -> None:
+        """Holds nothing."""
+
+    def _run(self, batch: Batch) -> None:
+        slot = batch.slot
+        batch.started_ns = perf_counter_ns()
+        try:
+            for port, used in zip(slot.inputs, batch.used_input_bytes, strict=True):
+                if used and port.staging is not None:
+                    self._device.copy(port.device, 0, port.staging, 0, used)
+            gather(batch, self._device.copy)
+            self._model.set_gear(slot.input_set, batch.gear)
+            self._model.execute(slot.input_set, slot.output_set)
+            batch.executed_ns = perf_counter_ns()
+            download(batch, self._device.copy)
+            batch.error = scatter(batch, self._device.copy)
+        except Exception as error:
+            batch.error = error
+        batch.finished_ns = perf_counter_ns()
+        self._finished(batch)
+
+
+def gather(batch: Batch, copy: Copy) -> None:
+    """Copies inputs that lie in clients' buffers into their rows."""
+    for ticket, offsets in zip(batch.tickets, batch.input_offsets, strict=True):
+        if ticket.pins:
+            for part, port, offset in zip(ticket.parts, batch.slot.inputs, offsets, strict=True):
+                if part.pin is not None:
+                    copy(port.device, offset, part.pin.buffer, part.pin.offset_bytes, part.size_bytes)
+
+
+def download(batch: Batch, copy: Copy) -> None:
+    """Copies outputs to the host's staging, where memory is apart."""
+    for port, used in zip(batch.slot.outputs, batch.used_output_bytes, strict=True):
+        if used and port.staging is not None:
+            copy(port.staging, 0, port.device, 0, used)
+
+
+def scatter(batch: Batch, copy: Copy) -> Exception | None:
+    """Copies outputs into clients' buffers, once it is known that every task succeeded; what went wrong with that."""
+    try:
+        for ticket, offsets, sizes in zip(batch.tickets, batch.output_offsets, batch.output_sizes, strict=True):
+            for wanted in ticket.outputs if ticket.pins else ():
+                pin, index = wanted.pin, wanted.index
+                if pin is not None:
+                    source = batch.slot.outputs[index].device
+                    copy(pin.buffer, pin.offset_bytes, source, offsets[index], sizes[index])
+    except Exception as error:
+        return error
+    return None

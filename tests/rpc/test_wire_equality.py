@@ -1,0 +1,208 @@
+"""The scanner against the generated classes: the same messages are taken, with the same contents, and no others."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from aclserve.errors import AclserveError, InvalidArgument
+from aclserve.v1 import model_pb2 as pb
+from aclserve_server.rpc.wire import scan_infer_request, scan_stream_request
+from aclserve_server.rpc.wire_templates import ITEMS, MESSAGES
+from rpc import wire_messages as wire
+
+EXAMPLES = int(os.environ.get("ACLSERVE_TEST_EXAMPLES", "150"))
+REFUSED_BY_PROTOBUF = {"MALFORMED_MESSAGE", "INVALID_UTF8"}
+
+often = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize="ACLSERVE_TEST_EXAMPLES" not in os.environ,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_templates() -> None:
+    ITEMS.clear()
+    MESSAGES.clear()
+
+
+def check_unary(message: bytes) -> None:
+    """Codec and generated class agree on an InferRequest."""
+    try:
+        parsed = pb.InferRequest.FromString(message)
+    except DecodeError:
+        with pytest.raises(InvalidArgument) as refused:
+            scan_infer_request(message)
+        assert refused.value.reason in REFUSED_BY_PROTOBUF
+        return
+    wrong = wire.reasons(parsed)
+    if wrong:
+        with pytest.raises(InvalidArgument) as refused:
+            scan_infer_request(message)
+        assert refused.value.reason in wrong
+    else:
+        item = scan_infer_request(message)
+        assert wire.scanned_item(item) == wire.parsed_item(parsed)
+
+
+def refusal_of_stream(message: bytes) -> str | None:
+    """Why the codec does not take a StreamInferRequest, or an item of it that is not text."""
+    try:
+        scanned = scan_stream_request(message)
+    except InvalidArgument as error:
+        return error.reason
+    errors = [item.error.reason for item in scanned if item.error is not None] if isinstance(scanned, list) else []
+    return "INVALID_UTF8" if "INVALID_UTF8" in errors else None
+
+
+def check_stream(message: bytes) -> None:
+    """Codec and generated class agree on a StreamInferRequest."""
+    try:
+        parsed = pb.StreamInferRequest.FromString(message)
+    except DecodeError:
+        assert refusal_of_stream(message) in REFUSED_BY_PROTOBUF
+        return
+    kind = parsed.WhichOneof("request")
+    if kind is None:
+        with pytest.raises(InvalidArgument) as refused:
+            scan_stream_request(message)
+        assert refused.value.reason == "REQUEST_EMPTY"
+        return
+    scanned = scan_stream_request(message)
+    if not isinstance(scanned, list):
+        assert scanned == getattr(parsed, kind)
+        return
+    assert kind == "items"
+    assert len(scanned) == len(parsed.items.items)
+    for item, expected in zip(scanned, parsed.items.items, strict=True):
+        wrong = wire.reasons(expected)
+        if item.error is None:
+            assert not wrong
+            assert wire.scanned_item(item) == wire.parsed_item(expected)
+        else:
+            assert item.error.reason in wrong
+            assert item.id == expected.id
+
+
+@given(wire.items())
+@often
+def test_any_encoding_of_a_request_reads_as_protobuf_reads_it(message: bytes) -> None:
+    for _ in range(3):  # walked, walked and learned, matched
+        check_unary(message)
+
+
+@given(wire.stream_requests())
+@often
+def test_any_encoding_of_a_stream_request_reads_as_protobuf_reads_it(message: bytes) -> None:
+    for _ in range(3):
+        check_stream(message)
+
+
+@given(st.binary(max_size=60))
+@often
+def test_any_bytes_are_taken_or_refused_as_protobuf_does(message: bytes) -> None:
+    for _ in range(3):
+        check_unary(message)
+        check_stream(message)
+
+
+@st.composite
+def broken(draw: st.DrawFn, messages: st.SearchStrategy[bytes]) -> tuple[bytes, list[bytes]]:
+    """A message, and it with bytes cut off, changed, left out, put in or repeated."""
+    message = draw(messages)
+    variants = []
+    for _ in range(draw(st.integers(1, 6))):
+        variant = bytearray(message)
+        for _ in range(draw(st.integers(1, 3))):
+            at, upto = sorted(draw(st.tuples(st.integers(0, len(variant)), st.integers(0, len(variant)))))
+            kind = draw(st.integers(0, 5))
+            if kind == 0:
+                del variant[at:]
+            elif kind == 1 and at < len(variant):
+                variant[at] = draw(st.integers(0, 255))
+            elif kind == 2 and at < len(variant):
+                variant[at] ^= 1 << draw(st.integers(0, 7))
+            elif kind == 3:
+                del variant[at : min(upto, at + 3)]
+            elif kind == 4:
+                variant[at:at] = draw(st.binary(max_size=3))
+            else:
+                variant[upto:upto] = variant[at:upto]
+        variants.append(bytes(variant))
+    return message, variants
+
+
+@given(broken(wire.items()))
+@often
+def test_a_broken_request_is_taken_or_refused_as_protobuf_does(case: tuple[bytes, list[bytes]]) -> None:
+    message, variants = case
+    for _ in range(2):
+        check_unary(message)
+    for variant in variants:
+        check_unary(variant)
+        check_unary(variant)
+
+
+@given(broken(wire.stream_requests()))
+@often
+def test_a_broken_stream_request_is_taken_or_refused_as_protobuf_does(case: tuple[bytes, list[bytes]]) -> None:
+    message, variants = case
+    for _ in range(2):
+        check_stream(message)
+    for variant in variants:
+        check_stream(variant)
+        check_stream(variant)
+
+
+def plain_request(draw: st.DrawFn) -> pb.StreamInferRequest:
+    """As clients send it: few layouts, changing ids, data and times."""
+    request = pb.StreamInferRequest()
+    for _ in range(draw(st.integers(1, 3))):
+        item = request.items.items.add(
+            id=draw(st.sampled_from(["", "a1", "a2", "ü"])), model=draw(st.sampled_from("mn"))
+        )
+        for name in draw(st.sampled_from(["x", "y", "xy"])):
+            tensor = item.inputs.add(name=name, data_type=draw(st.sampled_from([2, 12])), shape=(1, 8))
+            source = draw(st.integers(0, 3))
+            if source == 0:
+                tensor.buffer.buffer_id = draw(st.sampled_from(["b1", "b2"]))
+                tensor.buffer.offset_bytes = draw(st.sampled_from([0, 64, 128]))
+            elif source == 1:
+                tensor.fill.pattern = draw(st.sampled_from([1, 2]))
+            else:
+                tensor.data = draw(st.binary(min_size=8, max_size=8))
+        if draw(st.booleans()):
+            item.outputs.add(name="out")
+        if draw(st.booleans()):
+            item.timeout.seconds, item.timeout.nanos = draw(st.sampled_from([(1, 0), (0, 5), (1, 5), (0, 0)]))
+        if draw(st.booleans()):
+            item.capture_time.seconds = draw(st.sampled_from([0, 1_790_000_000, 1_790_000_001]))
+            item.capture_time.nanos = draw(st.sampled_from([0, 5, 999_999_999]))
+        item.version = draw(st.sampled_from([0, 3]))
+    return request
+
+
+@st.composite
+def plain_requests(draw: st.DrawFn) -> list[bytes]:
+    return [plain_request(draw).SerializeToString() for _ in range(draw(st.integers(2, 8)))]
+
+
+@given(plain_requests())
+@often
+def test_messages_that_look_alike_are_told_apart(messages: list[bytes]) -> None:
+    for message in messages * 2:
+        check_stream(message)
+        for item in pb.StreamInferRequest.FromString(message).items.items:
+            check_unary(item.SerializeToString())
+
+
+def test_errors_are_of_the_taxonomy() -> None:
+    with pytest.raises(AclserveError):
+        scan_stream_request(b"\xff" * 40)
