@@ -149,6 +149,22 @@ def item_fields(item: data.Item) -> dict[str, Any]:
     }
 
 
+def size_bound(item: data.Item) -> int:
+    """Bytes of the item's message at the most. Measuring the message itself would cost as much as serialising it."""
+    size = 128 + 4 * (len(item.id) + len(item.model))
+    for name, value in item.inputs.items():
+        array = value.array if isinstance(value, data.Typed) else value
+        inline = array.nbytes + 10 * array.ndim if isinstance(array, np.ndarray | np.generic) else _MADE_BYTES
+        size += 64 + 4 * len(name) + inline
+    if item.outputs is not None:
+        size += sum(_MADE_BYTES + 4 * len(name) for name in item.outputs)
+    return size
+
+
+_MADE_BYTES = 512
+"""Room for a tensor or output whose bytes are elsewhere: ids, offsets, at most 32 dimensions."""
+
+
 def _timestamp(time_ns: int | None) -> Timestamp | None:
     if time_ns is None:
         return None

@@ -6,7 +6,7 @@ Times are seconds (`_s`) or nanoseconds (`_ns`), sizes are bytes (`_bytes`), dty
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -159,7 +159,7 @@ Input = NDArray[Any] | BufferRef | Zeros | Random | Typed
 Inputs = Mapping[str, Input]
 """Inputs by name. A model with one input also takes the name ""."""
 
-OutputChoice = Mapping[str, BufferRef | None] | Iterable[str] | None
+OutputChoice = Mapping[str, BufferRef | None] | Sequence[str] | None
 """Which outputs to return: None for all; names; or names with the buffer to write the output into (None: send it)."""
 
 

@@ -52,7 +52,7 @@ class StreamState:
         self._pack_bytes = options.pack_bytes
         self._max_message_bytes = options.max_message_bytes
         self._max_unread = options.max_unread_results
-        self._outgoing: deque[pb.InferItem | pb.CancelItems] = deque()
+        self._outgoing: deque[tuple[pb.InferItem, int] | pb.CancelItems] = deque()  # items with a bound of their size
         self._pending: dict[str, None] = {}
         self._unread: deque[data.Result] = deque()
         self._next_position = 0
@@ -115,15 +115,17 @@ class StreamState:
         Raises `AlreadyExists` for an id that is pending and `ResourceExhausted`, reason MESSAGE_TOO_LARGE, for an item
         that the server would not take; the stream goes on.
         """
+        size = convert.size_bound(item)
         message = pb.InferItem(**convert.item_fields(item))
         if not message.id:
             message.id = str(self._next_position)
         if message.id in self._pending:
             raise AlreadyExists(f"item {message.id!r} is pending on this stream", reason="DUPLICATE_ITEM_ID")
-        self._check_size(message)
+        if size > self._message_limit:
+            self._check_size(message)
         self._next_position += 1
         self._pending[message.id] = None
-        self._outgoing.append(message)
+        self._outgoing.append((message, size))
         return message.id
 
     @property
@@ -132,8 +134,7 @@ class StreamState:
         return min(self._max_message_bytes, stated or self._max_message_bytes)
 
     def _check_size(self, message: pb.InferItem) -> None:
-        limit = self._message_limit
-        size = message.ByteSize() + _ITEM_OVERHEAD_BYTES
+        limit, size = self._message_limit, message.ByteSize() + _ITEM_OVERHEAD_BYTES
         if size > limit:
             raise ResourceExhausted(
                 f"item {message.id!r} takes {size} bytes; one message may have {limit}", reason="MESSAGE_TOO_LARGE"
@@ -164,10 +165,10 @@ class StreamState:
             return pb.StreamInferRequest(config=config)
         if not self._outgoing or self.going_away or self.ended:
             return None
-        if isinstance(self._outgoing[0], pb.CancelItems):
-            cancel = self._outgoing.popleft()
-            assert isinstance(cancel, pb.CancelItems)
-            return pb.StreamInferRequest(cancel=cancel)
+        head = self._outgoing[0]
+        if isinstance(head, pb.CancelItems):
+            self._outgoing.popleft()
+            return pb.StreamInferRequest(cancel=head)
         return pb.StreamInferRequest(items=pb.ItemList(items=self._pack()))
 
     def _pack(self) -> list[pb.InferItem]:
@@ -176,12 +177,13 @@ class StreamState:
         room = min(self._pack_bytes, self._message_limit)
         while self._outgoing and len(items) < self.pack_items:
             head = self._outgoing[0]
-            if not isinstance(head, pb.InferItem):
+            if isinstance(head, pb.CancelItems):
                 break
-            room -= head.ByteSize() + _ITEM_OVERHEAD_BYTES
+            item, size = head
+            room -= size
             if items and room < 0:
                 break
-            items.append(head)
+            items.append(item)
             self._outgoing.popleft()
         return items
 

@@ -34,7 +34,7 @@ from aclserve_server.engine.leases import MemoryLimits
 from aclserve_server.engine.loading import RunOptions, Threads
 from aclserve_server.engine.memory import MemoryManager
 from aclserve_server.engine.model_config import ModelConfig
-from aclserve_server.engine.runner import BatchReport
+from aclserve_server.engine.outcomes import BatchReport
 from aclserve_server.metrics import MetricsServer, ServerMetrics
 from aclserve_server.rpc.device import DeviceService, ServerInfo
 from aclserve_server.rpc.health import SERVICE_NAME, Health, model_service

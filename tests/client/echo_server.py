@@ -98,6 +98,7 @@ class EchoServer:
         self.renewed = threading.Semaphore(0)
         self.stream_ended = threading.Semaphore(0)
         self.corrupt_reads = 0
+        self.lose_copies = False
         self._ids = (f"id-{number}" for number in itertools.count())
         options = [("grpc.max_receive_message_length", 70 << 20), ("grpc.max_send_message_length", 70 << 20)]
         self._server = grpc.server(ThreadPoolExecutor(16), interceptors=[self.faults], options=options)
@@ -223,7 +224,8 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
         length = request.length_bytes
         source = self._range(context, request.source_buffer_id, request.source_offset_bytes, length)
         target = self._range(context, request.destination_buffer_id, request.destination_offset_bytes, length)
-        target[:] = bytes(source)
+        if not self._server.lose_copies:
+            target[:] = bytes(source)
         return memory_pb2.CopyMemoryResponse()
 
     def WriteBuffer(self, request_iterator, context):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import aclserve_client as ac
 from aclserve.v1 import model_pb2 as pb
+from aclserve_client import convert
 from aclserve_client.streams import StreamState, as_item, group_size
 
 X = {"x": np.zeros(4, np.float32)}
@@ -67,8 +68,7 @@ def test_items_that_wait_together_leave_together():
 
 
 def test_a_message_is_bounded_in_bytes_and_a_large_item_travels_alone():
-    size = pb.InferItem(id="0", inputs=[{"name": "x", "data_type": 12, "shape": [4], "data": bytes(16)}]).ByteSize()
-    state = opened(window=20, pack_bytes=2 * (size + 16))
+    state = opened(window=20, pack_bytes=2 * convert.size_bound(ac.Item(X)))
     add(state, 2)
     state.add(ac.Item({"x": np.zeros(1000)}))
     add(state, 3)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import aclserve_client as ac
-from aclserve.v1 import tensor_pb2
+from aclserve.v1 import model_pb2, tensor_pb2
 from aclserve_client import checksum, convert
 from aclserve_client.options import DEFAULT, Deadline, Retry
 from aclserve_client.verbs import Source
@@ -60,6 +60,24 @@ def test_outputs_may_be_names_or_places():
     assert (placed.buffer.buffer_id, placed.buffer.offset_bytes) == ("id", 4)
     with pytest.raises(TypeError):
         convert.outputs_to_wire("a")
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        ac.Item({}),
+        ac.Item({"é" * 100: np.zeros((1,) * 32)}, id="ü" * 64, model="m" * 100, outputs=["y" * 99], max_wait=1e6),
+        ac.Item({"x": ac.Random((1 << 40,) * 32, seed=1 << 63)}, version=1 << 40, capture_time_ns=1 << 62),
+        ac.Item({"x": ac.BufferRef("b" * 43, (1 << 40,) * 32, "int8", 1 << 50, 1 << 50)}),
+        ac.Item(
+            {"x": np.float32(1), "z": ac.Typed(np.ones(9, np.uint16), "bfloat16")},
+            outputs={"y": ac.BufferRef("b" * 43)},
+        ),
+    ],
+)
+def test_the_size_of_an_item_is_bounded_without_making_it(item):
+    size = model_pb2.InferItem(**convert.item_fields(item)).ByteSize()
+    assert size + 16 <= convert.size_bound(item) <= size + 2500
 
 
 @given(st.floats(0, 1e6))

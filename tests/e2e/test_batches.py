@@ -172,7 +172,7 @@ def test_a_large_item_is_copied_once_and_allocates_nothing_large(
     assert runner is not None
     copies = sum(slot.copies for slot in runner.slots)
     peaks: list[int] = []
-    scan, pack = rpc_model.scan_infer_request, engine_runner._pack
+    scan, pack = rpc_model.scan_infer_request, engine_runner.pack
 
     def from_receipt(message: bytes) -> Any:
         tracemalloc.start(1)
@@ -184,7 +184,7 @@ def test_a_large_item_is_copied_once_and_allocates_nothing_large(
         tracemalloc.stop()
 
     monkeypatch.setattr(rpc_model, "scan_infer_request", from_receipt)
-    monkeypatch.setattr(engine_runner, "_pack", to_the_row)
+    monkeypatch.setattr(engine_runner, "pack", to_the_row)
     client.infer("frame", {"x": frame})
     assert sum(slot.copies for slot in runner.slots) == copies + 1
     assert len(peaks) == 1

@@ -9,7 +9,7 @@ import pytest
 
 from aclserve_server.acl.library import Library
 from aclserve_server.emulator import Emulator, EmulatorConfig
-from emulator.driving import Driver
+from contract.driving import Driver
 
 Factory = Callable[..., Emulator]
 

@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
+from aclserve.errors import Unimplemented
 from aclserve_server.acl.errors import AclError
 from aclserve_server.acl.types import aclrtMemAttr, aclrtMemMallocPolicy
 
@@ -134,7 +135,7 @@ class FakeDevice:
     def memory_info(self, attribute: aclrtMemAttr) -> tuple[int, int]:
         self.enter("memory_info")
         if attribute in self.unknown:
-            raise AclError("aclrtGetMemInfo", 107016)
+            raise Unimplemented("this CANN does not know it", reason="MEMORY_ATTRIBUTE_UNSUPPORTED")
         return self.memory.get(attribute, (0, 0))
 
     def utilization(self) -> int | None:

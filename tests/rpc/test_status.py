@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 import grpc
@@ -100,15 +100,23 @@ class Thrower:
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t.T", handlers),))
 
 
-async def call(channel: grpc.aio.Channel, name: str, timeout: float = 60) -> list[bytes]:
-    """Calls a handler with one message, whatever its kind; all its answers."""
+def begin(channel: grpc.aio.Channel, name: str) -> Any:
+    """Starts a call with one message, whatever its kind."""
     kind = name.removesuffix("_written") if name in KINDS else "unary_unary"
     method: Any = getattr(channel, kind)(f"/t.T/{name}")
     argument: Any = iter([b"request"]) if kind.startswith("stream") else b"request"
-    started = method(argument, timeout=timeout)
-    if kind.endswith("stream"):
-        return [answer async for answer in started]
-    return [await started]
+    return method(argument, timeout=60)
+
+
+async def answers(started: Any) -> list[bytes]:
+    """All that a call answers."""
+    if isinstance(started, Awaitable):
+        return [await started]
+    return [answer async for answer in started]
+
+
+async def call(channel: grpc.aio.Channel, name: str) -> list[bytes]:
+    return await answers(begin(channel, name))
 
 
 def run(test: Any) -> None:
@@ -156,11 +164,12 @@ def test_an_unforeseen_error_stays_inside(kind: str, caplog: pytest.LogCaptureFi
 def test_cancelling_the_call_cancels_the_handler(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     async def test(thrower: Thrower, channel: grpc.aio.Channel) -> None:
         thrower.wait = True
-        task = asyncio.ensure_future(call(channel, kind))
+        started = begin(channel, kind)
+        reading = asyncio.ensure_future(answers(started))
         await thrower.waiting.wait()
-        task.cancel()
+        assert started.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await task
+            await reading
         await asyncio.wait_for(thrower.ended.wait(), 60)
 
     with caplog.at_level(logging.WARNING):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aclserve.errors import AclserveError, InvalidArgument
+from aclserve.errors import InvalidArgument
 from aclserve.v1 import model_pb2 as pb
 from aclserve_server.rpc.wire import scan_infer_request, scan_stream_request
 from aclserve_server.rpc.wire_templates import ITEMS, MESSAGES
@@ -203,6 +204,99 @@ def test_messages_that_look_alike_are_told_apart(messages: list[bytes]) -> None:
             check_unary(item.SerializeToString())
 
 
-def test_errors_are_of_the_taxonomy() -> None:
-    with pytest.raises(AclserveError):
-        scan_stream_request(b"\xff" * 40)
+def rich_item() -> pb.InferItem:
+    """One with every field, times last so that a change there may still be a time."""
+    item = pb.InferItem(id="id-1", model="m", version=300)
+    item.inputs.add(name="x", data_type=12, shape=(1, 300), data=b"\x08\x01\x12\x00abc")
+    item.inputs.add(name="y", data_type=2, buffer={"buffer_id": "b", "offset_bytes": 64, "length_bytes": 300})
+    item.inputs.add(name="z", data_type=9, fill={"pattern": 2, "seed": 200})
+    item.outputs.add(name="o", buffer={"buffer_id": "c", "offset_bytes": 128})
+    item.timeout.seconds, item.timeout.nanos = 1, 500
+    item.capture_time.seconds, item.capture_time.nanos = 1_790_000_000, 7
+    return item
+
+
+def single_changes(message: bytes) -> Iterator[bytes]:
+    """Every message that differs in one place: a byte changed, left out, repeated, or the end cut off."""
+    for at in range(len(message)):
+        before, byte, after = message[:at], message[at], message[at + 1 :]
+        others = {byte ^ 1 << bit for bit in range(8)} | {byte - 1 & 255, byte + 1 & 255, 0, 0x7F, 0x80, 0xFF}
+        for other in others:
+            yield before + bytes((other,)) + after
+        yield before + after
+        yield before + bytes((byte, byte)) + after
+        yield before
+
+
+@pytest.mark.parametrize("tail", [b"", b"\x2a\x02\x08\x01", b"\x43\x08\x01\x44\x38\x05"])
+def test_every_single_change_of_a_request_is_taken_or_refused_as_protobuf_does(tail: bytes) -> None:
+    message = rich_item().SerializeToString() + tail
+    for _ in range(3):
+        check_unary(message)
+    for changed in single_changes(message):
+        check_unary(changed)
+
+
+def test_every_single_change_of_a_stream_request_is_taken_or_refused_as_protobuf_does() -> None:
+    items = pb.ItemList(items=[rich_item(), rich_item()])
+    for message in (
+        pb.StreamInferRequest(items=pb.ItemList(items=[rich_item()])).SerializeToString(),
+        pb.StreamInferRequest(items=items).SerializeToString(),
+        pb.StreamInferRequest(config=pb.StreamConfig(model="m", order=1, version=300)).SerializeToString(),
+        pb.StreamInferRequest(cancel=pb.CancelItems(ids=["a", "b"])).SerializeToString(),
+    ):
+        for _ in range(3):
+            check_stream(message)
+        for changed in single_changes(message):
+            check_stream(changed)
+
+
+@pytest.mark.parametrize(
+    "cut", [b"\x08\x80", b"\x10\x80", b"\x18\x80", b"\x38\x80", b"\x88", b"\x45\0\0", b"\x41\0\0", b"\x43"]
+)
+@pytest.mark.parametrize("within", [(), (3,), (3, 5), (3, 6), (4,), (4, 2), (5,), (6,)])
+@pytest.mark.parametrize("after", [b"\x01\x44\x44\x44\x44\x44\x44\x44\x44", b"\x00" * 9, b"\x44"])
+def test_a_field_does_not_reach_past_the_message_it_is_in(cut: bytes, within: tuple[int, ...], after: bytes) -> None:
+    """What lies behind the end of a submessage would complete its last field."""
+    message = cut
+    for field in reversed(within):
+        message = bytes((field << 3 | 2, len(message))) + message
+    for whole in (message + after, b"\x0a\x01a" + message + after):
+        check_unary(whole)
+        check_stream(b"\x12" + bytes((len(whole) + 2,)) + b"\x0a" + bytes((len(whole),)) + whole)
+        inner = b"\x0a" + bytes((len(message),)) + message + after
+        check_stream(b"\x12" + bytes((len(inner),)) + inner)
+
+
+def test_times_within_a_known_layout_are_still_read() -> None:
+    """A template compares all but the times; these must hold on their own."""
+    for field in ("timeout", "capture_time"):
+        item = pb.InferItem(id="a", **{field: {"seconds": 5, "nanos": 6}})
+        plain = item.SerializeToString()
+        for _ in range(3):
+            check_unary(plain)
+        assert plain.endswith(b"\x08\x05\x10\x06")
+        for contents in (
+            b"\x10\x06\x08\x05",
+            b"\x08\x05\x08\x06",
+            b"\x08\x85\x80\x00",
+            b"\x10\x05\x10\x06",
+            b"\x18\x05\x10\x06",
+            b"\x08\x05\x10\x80",
+            b"\x08\x05\x10",
+            b"\x0a\x02\x10\x06",
+            b"\x0a\x03\x10\x06",
+            b"\x0b\x10\x06\x0c",
+            b"\x80\x80\x80\x80",
+            b"\xff\xff\xff\xff",
+            b"\x88\x00\x05\x05",
+            b"\x08" + b"\xff" * 9 + b"\x01\x10" + b"\xff" * 9 + b"\x01",
+            b"\x08" + b"\xff" * 10 + b"\x01\x10" + b"\xff" * 8 + b"\x01",
+        ):
+            if len(contents) > 4:
+                longer = pb.InferItem(id="a", **{field: {"seconds": -1, "nanos": -1}}).SerializeToString()
+                for _ in range(3):
+                    check_unary(longer)
+            head = plain[: -4 - 1] + bytes((len(contents),))
+            for _ in range(2):
+                check_unary(head + contents)

@@ -43,7 +43,7 @@ class AclError(Exception):
         return " | ".join(part for part in parts if part)
 
 
-class Unsupported(AclError):  # noqa: N818 (it reads as what it says at the call site)
+class Unsupported(AclError):
     """A function that the opened library does not export: this CANN is older than the function. Nothing was called."""
 
     def __init__(self, call: str, since: str) -> None:

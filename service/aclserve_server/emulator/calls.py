@@ -1,8 +1,8 @@
 """What the groups of C functions share: the machine they work on, and writing through out-pointers.
 
-A group is a class whose methods have the names of C functions. A method gets plain values: numbers, bytes, typed pointers, and for every
-handle or function pointer its address or None. It returns nothing for success, or raises Failure; functions that
-do not return a status return their value.
+A group is a class whose methods have the names of C functions. A method gets plain values: numbers, bytes,
+typed pointers, and for every handle or function pointer its address or None. It returns nothing for success, or
+raises Failure; functions that do not return a status return their value.
 """
 
 from __future__ import annotations

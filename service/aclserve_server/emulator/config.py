@@ -12,16 +12,22 @@ PROFILES = ("8.1", "8.5", "9.1")
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """How slow the device is, in microseconds. `call_us` holds up the caller of a function; `task_us` and `row_us` hold up the stream."""
+    """How slow the device is, in microseconds: `call_us` for the caller, `task_us` and `row_us` for the stream."""
 
     call_us: Mapping[str, float] = field(default_factory=dict)
     task_us: Mapping[str, float] = field(default_factory=dict)
     row_us: float = 0.0
 
+    def task_seconds(self, function: str, rows: int) -> float:
+        """The device time of a task with so many rows."""
+        if not self.task_us and not self.row_us:
+            return 0.0
+        return (self.task_us.get(function, 0.0) + self.row_us * rows) / 1e6
+
 
 @dataclass(frozen=True, slots=True)
 class PlannedFault:
-    """One planned failure: calls (or, with `task`, submitted tasks) `nth` to `nth + times - 1` of `function` give `code`."""
+    """One planned failure: calls (or, with `task`, tasks) `nth` to `nth + times - 1` of `function` give `code`."""
 
     function: str
     code: int
@@ -32,7 +38,7 @@ class PlannedFault:
 
 @dataclass(frozen=True, slots=True)
 class EmulatorConfig:
-    """The emulated machine. Sizes are bytes; `profile` is the CANN release whose answers are given where releases differ."""
+    """The emulated machine. `profile` is the CANN release whose answers are given where releases differ."""
 
     run_mode: str = "device"
     soc_name: str = "Ascend310P3"

@@ -24,7 +24,7 @@ _MAX_WIDTH, _MAX_HEIGHT = 5_000_000, 5 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """One side of a copy: where its bytes are, and what kind of memory that is. A null block is pageable host memory."""
+    """One side of a copy: where its bytes are, and in what memory. A null block is pageable host memory."""
 
     pointer: int
     side: str
@@ -166,7 +166,7 @@ class CopyCalls(Calls):
         if _SIDES[aclrtMemcpyKind(kind)] != (source.side, destination.side):
             raise Failure(
                 status.RT_PARAM_INVALID,
-                f"copy kind {aclrtMemcpyKind(kind).name} does not fit: source is {source.side}, destination {destination.side} memory",
+                f"kind {aclrtMemcpyKind(kind).name} does not fit a copy from {source.side} to {destination.side}",
             )
 
     def _check_devices(self, source: _End, destination: _End) -> None:
@@ -190,7 +190,7 @@ class CopyCalls(Calls):
             if pageable:
                 raise Failure(
                     status.RT_PARAM_INVALID,
-                    "an asynchronous copy needs host memory from aclrtMallocHost: what one from pageable memory does is unpredictable",
+                    "an asynchronous copy needs host memory from aclrtMallocHost: others are unpredictable",
                 )
             if copy.destination % ALIGNMENT or copy.source % ALIGNMENT:
                 raise Failure(

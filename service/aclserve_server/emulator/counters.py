@@ -9,7 +9,7 @@ COPY_KINDS = ("host_to_host", "host_to_device", "device_to_host", "device_to_dev
 
 
 class Counters:
-    """Counts since the start or since the last `reset`. Any thread may read; a read is not a snapshot of all of them."""
+    """Counts since the start or the last `reset`. Any thread may read; a read is no snapshot of all of them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards every count

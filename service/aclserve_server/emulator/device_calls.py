@@ -57,8 +57,7 @@ class DeviceCalls(Calls):
         self.runtime.synchronize_device(self.runtime.current().device)
 
     def aclrtSynchronizeDeviceWithTimeout(self, timeout_ms: int) -> None:
-        if timeout_ms < -1:
-            raise refuse(f"timeout is {timeout_ms} ms, expected -1 or more")
+        check_timeout(timeout_ms, zero_allowed=True)
         self.runtime.synchronize_device(self.runtime.current().device, timeout_ms)
 
     def aclrtSetTsDevice(self, scheduler: int) -> None:

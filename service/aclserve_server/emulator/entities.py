@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from aclserve_server.emulator.faults import Failure
+
 
 @dataclass(eq=False, slots=True)
 class Device:
@@ -33,7 +35,7 @@ class Context:
 
 @dataclass(eq=False, slots=True)
 class Event:
-    """A marker. `submitted` and `done` count records; `clock` is what the latest submitted record is certain to follow."""
+    """A marker. `submitted` and `done` count records; `clock` is what the latest record is certain to follow."""
 
     context: Context
     number: int
@@ -95,3 +97,21 @@ class Stream:
         self.wakeup = threading.Condition(lock)
         self.progress = threading.Condition(lock)
         self.worker: threading.Thread | None = None
+
+    def drop_tasks(self) -> None:
+        """Forget the tasks that have not started."""
+        for task in self.tasks:
+            task.done = task is not self.running
+        self.tasks.clear()
+        if self.running is not None:
+            self.tasks.append(self.running)
+        else:
+            self.done = self.submitted
+        self.progress.notify_all()
+
+    def raise_error(self) -> None:
+        """Give the first failure since the last time, once."""
+        if self.error:
+            code, text = self.error, self.error_text
+            self.error, self.error_text = 0, ""
+            raise Failure(code, text)

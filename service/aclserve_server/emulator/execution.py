@@ -1,7 +1,7 @@
 """Executing a model: what is checked at the call, what is read and written when the task runs.
 
-The hot path is a warm dataset: its buffers and gear have been seen before, so the ONNX Runtime binding made then is used
-again; all that is checked is that the memory blocks behind it still live.
+The hot path is a warm dataset: its buffers and gear have been seen before, so the ONNX Runtime binding made
+then is used again; all that is checked is that the memory blocks behind it still live.
 """
 
 from __future__ import annotations

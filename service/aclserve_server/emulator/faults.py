@@ -27,7 +27,7 @@ class _Plan:
 
 
 class FaultPlan:
-    """Which calls and which tasks fail. Counting starts when a failure is planned: `call=1` is the next one. Any thread."""
+    """Which calls and tasks fail. Counting starts when a failure is planned: `call=1` is the next. Any thread."""
 
     def __init__(self, faults: tuple[PlannedFault, ...], rates: Mapping[str, tuple[float, int]], seed: int) -> None:
         self._lock = threading.Lock()  # guards the two plans and the random numbers

@@ -18,7 +18,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One input or output of a model file. A dim is a number, or None where the file has a symbol, named in `symbols`."""
+    """One input or output of a model file. A dim is None where the file has a symbol, named in `symbols`."""
 
     name: str
     element_type: int
@@ -41,7 +41,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class Gear:
-    """One compiled shape. `values` is what selects it: (batch,), (height, width), or the dims of all inputs in a row."""
+    """One compiled shape. `values` selects it: (batch,), (height, width), or the dims of all inputs in a row."""
 
     values: tuple[int, ...]
     input_shapes: tuple[Shape, ...]
@@ -96,8 +96,8 @@ def compile_gears(
 ) -> GearSet | None:
     """The gears of a model; None when it is static or of unknown shape.
 
-    `trial` runs the model on zeros of the given input shapes and gives its output shapes. A batch gear's output shapes follow
-    from the file; a trial settles those of the other kinds, and whether the symbol of an output is the batch at all.
+    `trial` runs the model on zeros of the given input shapes and gives its output shapes. A batch gear's output
+    shapes follow from the file; a trial settles those of the other kinds, and whether an output's symbol is the batch.
     """
     for key, kind in ((IMAGE_KEY, _image_gears), (DIMS_KEY, _dims_gears), (BATCH_KEY, _baked_batches)):
         if metadata.get(key):

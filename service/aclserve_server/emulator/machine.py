@@ -69,7 +69,7 @@ class Machine:
         return self._object(handle, TensorDesc, "aclTensorDesc")
 
     def ledger(self) -> dict[str, int]:
-        """How many objects of each kind the caller has made and not destroyed; what the library makes itself is not counted."""
+        """How many objects of each kind the callers have made and not destroyed."""
         blocks = Counter(block.kind for block in self.memory.blocks())
         streams = [s for s in list(self.runtime.streams) if s is not s.context.default_stream]
         return {

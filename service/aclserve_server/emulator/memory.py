@@ -36,7 +36,7 @@ def copy_bytes(destination: int, source: int, length: int) -> None:
 
 @dataclass(slots=True)
 class Block:
-    """One allocation. `usable_bytes` is what a task may touch from `address`; `charged_bytes` is what it costs its device."""
+    """One allocation. A task may touch `usable_bytes` from `address`; `charged_bytes` is what it costs its device."""
 
     address: int
     size_bytes: int

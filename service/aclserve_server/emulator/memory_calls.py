@@ -106,7 +106,8 @@ class MemoryCalls(Calls):
         need(free, "free")
         need(total, "total")
         device = self.runtime.current().device.number
-        if attribute not in list(aclrtMemAttr):
+        newer = attribute >= _FIRST_NEUTRAL and self.config.release < (8, 5)
+        if attribute not in list(aclrtMemAttr) or newer:
             raise Failure(status.RT_INVALID_MEMORY_TYPE, f"memory attribute {attribute} is not known")
         there = self._has_memory(attribute)
         free[0] = self.memory.free_bytes(device) if there else 0

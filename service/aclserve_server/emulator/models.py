@@ -36,7 +36,7 @@ class Exclusion:
     pending: list[Task] = field(default_factory=list)
 
     def admit(self, runtime: Runtime, task: Task, stream: Stream | None) -> None:
-        """Submit a task; if it may run beside another one of this group, both fail. A null stream is the calling thread."""
+        """Submit a task; if it may run beside another of this group, both fail. No stream: the calling thread."""
         with runtime.lock:
             self.pending = [other for other in self.pending if not other.done]
             for other in self.pending:

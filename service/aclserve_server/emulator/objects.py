@@ -1,4 +1,6 @@
-"""Host-side objects of the model functions: descriptions, options of a load and of an execution, image pre-processing."""
+"""Host-side objects of the model functions: descriptions, options of a load and of an execution, image pre-
+processing.
+"""
 
 from __future__ import annotations
 

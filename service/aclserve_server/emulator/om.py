@@ -25,7 +25,8 @@ def describe_om(content: bytes | memoryview) -> str | None:
     what = f"OM model {name!r}" if name else "an OM model without a name"
     where = f" for platform {platform!r}" if platform else ""
     if length != len(content) - _HEADER_BYTES:
-        return f"{what}{where} is damaged: its header says {length} bytes of payload, the file has {len(content) - _HEADER_BYTES}"
+        found = len(content) - _HEADER_BYTES
+        return f"{what}{where} is damaged: its header says {length} bytes of payload, the file has {found}"
     return (
         f"{what}{where} holds machine code for an Ascend NPU, which the emulated device cannot run: "
         "serve it on the NPU, or give the emulated device the ONNX file it was made from"

@@ -183,7 +183,8 @@ def _check_type(kind: str, value: onnx.ValueInfoProto) -> None:
         shown = onnx.TensorProto.DataType.Name(element).lower() if element else "unknown"
         raise Failure(
             status.GE_DATATYPE_INVALID,
-            f"{kind} {value.name!r} has data type {shown}: only bool, integers, float16, bfloat16, float and double can be served",
+            f"{kind} {value.name!r} has data type {shown}: only bool, integers, float16, bfloat16, float and double "
+            "can be served",
         )
 
 

@@ -1,8 +1,9 @@
 """Host callbacks: which thread serves which stream, and what waits for it.
 
-A thread subscribes to streams; a launched callback becomes a task of its stream, and when that task's turn comes the callback
-waits for the thread to call aclrtProcessReport, which runs all that wait. A blocking callback keeps its task running
-until the callback has returned; the other kind is done as soon as it is handed over.
+A thread subscribes to streams; a launched callback becomes a task of its stream, and when that task's turn
+comes the callback waits for the thread to call aclrtProcessReport, which runs all that wait. A blocking
+callback keeps its task running until the callback has returned; the other kind is done as soon as it is handed
+over.
 """
 
 from __future__ import annotations

@@ -1,25 +1,29 @@
 """Devices, contexts, streams and events: who may submit what, and when it runs.
 
-Things and their owners. A device has one primary context (made by aclrtSetDevice, shared by all threads) and any number
-of explicit ones. A context owns streams and events. A thread has at most one current context; every call that needs one
-takes it from there. Handles are numbers; a number that is not in the table is stale.
+Things and their owners. A device has one primary context (made by aclrtSetDevice, shared by all threads) and
+any number of explicit ones. A context owns streams and events. A thread has at most one current context; every
+call that needs one takes it from there. Handles are numbers; a number that is not in the table is stale.
 
-A stream is a queue of tasks and one thread, started with the first task. A task is checked when it is submitted and
-again when it runs, because memory may have been freed in between; it reads its sources and writes its outputs only when it
-runs. Its life is: submitted, at the head, running, done. Tasks of one stream are done in the order of submission.
-Between streams there is no order but through events, through the host (a call that waited), or through a blocking callback.
+A stream is a queue of tasks and one thread, started with the first task. A task is checked when it is submitted
+and again when it runs, because memory may have been freed in between; it reads its sources and writes its
+outputs only when it runs. Its life is: submitted, at the head, running, done. Tasks of one stream are done in
+the order of submission. Between streams there is no order but through events, through the host (a call that
+waited), or through a blocking callback.
 
 A stream's head may run when the gate is open (`hold` closes it for all streams), and, if it is a wait, when the
-event's record it waits for is done. A record and a wait mean the moment of their submission: a wait submitted before any
-record waits for nothing. Every task has a number in its stream; a stream also keeps, for each other stream, the
-highest number that is certain to be done before its next task (a vector clock, carried by events). So "may these two run at
-once?" has one answer at submission, whatever the threads do: that is how two executions of one model id are caught.
+event's record it waits for is done. A record and a wait mean the moment of their submission: a wait submitted
+before any record waits for nothing. Every task has a number in its stream; a stream also keeps, for each other
+stream, the highest number that is certain to be done before its next task (a vector clock, carried by events).
+So "may these two run at once?" has one answer at submission, whatever the threads do: that is how two
+executions of one model id are caught.
 
-A task that fails leaves its outputs poisoned, calls the exception callback, and puts its code on the stream: the first code
-stays there until a synchronise of that stream (or of its device) takes it away and returns it. Later tasks run, unless the
-stream is set to stop at failures. So a callback that follows a failed task fires all the same and says nothing about it.
+A task that fails leaves its outputs poisoned, calls the exception callback, and puts its code on the stream:
+the first code stays there until a synchronise of that stream (or of its device) takes it away and returns it.
+Later tasks run, unless the stream is set to stop at failures. So a callback that follows a failed task fires
+all the same and says nothing about it.
 
-One lock guards all of this state. It is never held while a task runs, while a callback runs, or while a caller waits.
+One lock guards all of this state. It is never held while a task runs, while a callback runs, or while a caller
+waits.
 """
 
 from __future__ import annotations
@@ -166,7 +170,7 @@ class Runtime:
                 while stream.tasks and not stream.closing:
                     stream.progress.wait()
             stream.context.streams.discard(stream)
-            self._drop_tasks(stream)
+            stream.drop_tasks()
             stream.closing = True
             stream.wakeup.notify_all()
             stream.progress.notify_all()
@@ -216,7 +220,7 @@ class Runtime:
                 raise Failure(status.RT_STREAM_ABORT, "the stream was aborted")
             if not done:
                 raise Failure(status.RT_STREAM_SYNC_TIMEOUT, f"the stream did not finish within {timeout_ms} ms")
-            self._raise_error(stream)
+            stream.raise_error()
 
     def synchronize_device(self, device: Device, timeout_ms: int = -1) -> None:
         """Wait for every stream of a device; then give the first failure, once each."""
@@ -235,7 +239,7 @@ class Runtime:
         """Drop a stream's tasks; whoever waits for it gets 107023. The stream is usable afterwards."""
         with self.lock:
             stream.aborted = True
-            self._drop_tasks(stream)
+            stream.drop_tasks()
             stream.progress.notify_all()
             while stream.tasks or stream.waiters:
                 stream.progress.wait()
@@ -284,16 +288,8 @@ class Runtime:
                 while self._held:
                     self._opened.wait()
 
-    def delay(self, function: str, rows: int) -> None:
-        """The time the device takes for a task."""
-        latency = self.config.latency
-        if latency.task_us or latency.row_us:
-            microseconds = latency.task_us.get(function, 0.0) + latency.row_us * rows
-            if microseconds > 0:
-                self.config.sleep(microseconds / 1e6)
-
     def run_now(self, task: Task) -> None:
-        """Run a task in the calling thread, outside every stream, as a synchronous execution does; raises its failure."""
+        """Run a task in the calling thread, outside every stream, as a synchronous execution does."""
         task.fault = task.fault or self.faults.take_task(task.function)
         task.thread = threading.get_ident()
         self.pass_gate()
@@ -314,7 +310,7 @@ class Runtime:
         """Drop every task, open the gate, join every thread."""
         with self.lock:
             for stream in self.streams:
-                self._drop_tasks(stream)
+                stream.drop_tasks()
                 stream.closing = True
         self.release()
         for stream in list(self.streams):
@@ -360,7 +356,9 @@ class Runtime:
 
     def _run(self, task: Task) -> Failure | None:
         try:
-            self.delay(task.function, task.rows)
+            seconds = self.config.latency.task_seconds(task.function, task.rows)
+            if seconds > 0:
+                self.config.sleep(seconds)
             if task.fault:
                 return Failure(task.fault, task.reason)
             if task.run is not None:
@@ -383,25 +381,9 @@ class Runtime:
             if stream.stop_on_failure:
                 for other in [s for s in stream.context.streams if s.stop_on_failure]:
                     other.stopped = failure.code
-                    self._drop_tasks(other)
+                    other.drop_tasks()
         if self.on_failure is not None:
             self.on_failure(task, failure.code)
-
-    def _raise_error(self, stream: Stream) -> None:
-        if stream.error:
-            code, text = stream.error, stream.error_text
-            stream.error, stream.error_text = 0, ""
-            raise Failure(code, text)
-
-    def _drop_tasks(self, stream: Stream) -> None:
-        for task in stream.tasks:
-            task.done = task is not stream.running
-        stream.tasks.clear()
-        if stream.running is not None:
-            stream.tasks.append(stream.running)
-        if not stream.tasks:
-            stream.done = stream.submitted
-        stream.progress.notify_all()
 
     def _wait(self, condition: threading.Condition, ready: Callable[[], bool], timeout_ms: int) -> bool:
         if timeout_ms < 0:

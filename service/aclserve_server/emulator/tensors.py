@@ -37,7 +37,7 @@ def volume(shape: tuple[int, ...]) -> int:
 
 @dataclass(eq=False, slots=True)
 class TensorDesc:
-    """Data type, format and dims of one tensor. `owned` descs belong to a dataset and cannot be destroyed by the caller."""
+    """Data type, format and dims of one tensor. An `owned` one belongs to a dataset; its handle cannot destroy it."""
 
     data_type: int
     dims: tuple[int, ...]

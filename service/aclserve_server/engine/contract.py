@@ -14,11 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
-
 from aclserve.errors import AclserveError, InvalidArgument
 from aclserve_server.device.description import Gear, ModelDescription, TensorInfo
 from aclserve_server.device.formats import storage_shape
+from aclserve_server.engine.fills import Fills
 from aclserve_server.engine.items import BufferSlice, Input, Item, OutputRequest, Result
 from aclserve_server.engine.memory import Pin
 
@@ -97,7 +96,7 @@ class Contract:
         self.inputs = description.inputs
         self.outputs = description.outputs
         self._pin = pin
-        self._fills: dict[tuple[int, int, str], memoryview] = {}
+        self._fills = Fills()
         self._all_outputs = [Wanted(index) for index in range(len(self.outputs))]
         self._output_index = {info.name: index for index, info in enumerate(self.outputs)}
 
@@ -180,7 +179,7 @@ class Contract:
             ticket.pins.append(pin)
             return Part(given.shape, size, None, pin)
         if given.fill is not None:
-            return Part(given.shape, size, self._filled(given, size))
+            return Part(given.shape, size, self._fills.get(given.fill, given.dtype, size))
         if size == 0:
             return Part(given.shape, 0, memoryview(b""))
         raise _size_mismatch(info, given.shape, 0, size)
@@ -215,46 +214,10 @@ class Contract:
             raise InvalidArgument("an output was asked for twice; ask for each once", reason="OUTPUT_DUPLICATE")
         return wanted
 
-    def _filled(self, given: Input, size: int) -> memoryview:
-        fill = given.fill
-        assert fill is not None
-        if size > _MAX_FILL_BYTES:
-            raise InvalidArgument(
-                f"input {given.name!r} asks the server to make {size} bytes; the most is {_MAX_FILL_BYTES}",
-                reason="FILL_TOO_LARGE",
-            )
-        if not fill.random:
-            key = (-1, size, "")
-        else:
-            key = (fill.seed, size, given.dtype.str)
-        made = self._fills.get(key)
-        if made is None:
-            if len(self._fills) >= _FILLS_KEPT:
-                self._fills.clear()
-            made = self._fills[key] = memoryview(
-                random_bytes(given.dtype, size, fill.seed) if fill.random else bytes(size)
-            )
-        return made
-
-
-_MAX_FILL_BYTES = 64 << 20
-_FILLS_KEPT = 8
-
 
 def output_bytes(info: TensorInfo, shape: tuple[int, ...]) -> int:
     """The bytes of an output of this shape as the device lays it out."""
     return math.prod(storage_shape(shape, info.channel_block)) * info.dtype.itemsize
-
-
-def random_bytes(dtype: np.dtype[Any], size_bytes: int, seed: int) -> bytes:
-    """Seeded random elements: floats in [0, 1), integers in [0, 100), booleans."""
-    generator = np.random.default_rng(seed)
-    count = size_bytes // dtype.itemsize
-    if dtype.kind == "b":
-        return generator.integers(0, 2, count).astype(dtype).tobytes()
-    if dtype.kind in "iu":
-        return generator.integers(0, 100, count).astype(dtype).tobytes()
-    return generator.random(count, np.float32).astype(dtype).tobytes()
 
 
 class RowContract(Contract):

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from aclserve_server.acl.errors import AclError
+from aclserve.errors import Unimplemented
 from aclserve_server.acl.types import aclrtMemAttr
 from aclserve_server.device.device import Device
 from aclserve_server.device.thread import DeviceThread
-
-UNKNOWN_ATTRIBUTE = 107016
-"""aclrtGetMemInfo's answer to an attribute that this CANN does not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +64,6 @@ class DeviceDirectory:
     def _use(self, attribute: aclrtMemAttr) -> AttributeUse:
         try:
             free, total = self._device.memory_info(attribute)
-        except AclError as error:
-            if error.code != UNKNOWN_ATTRIBUTE:
-                raise
+        except Unimplemented:
             free = total = 0
         return AttributeUse(attribute, free, total)

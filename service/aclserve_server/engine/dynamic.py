@@ -22,7 +22,8 @@ from aclserve_server.device.thread import DeviceThread
 from aclserve_server.engine.batching import BatchQueue
 from aclserve_server.engine.contract import FreeContract, Part, Sink, Ticket, Wanted
 from aclserve_server.engine.items import Item, OutputTensor, Result, Timing
-from aclserve_server.engine.runner import BatchReport, Observer, Runner, expired, service_error
+from aclserve_server.engine.outcomes import BatchReport, Observer, expired, service_error
+from aclserve_server.engine.runner import Runner
 
 _ALIGNMENT = 64
 

@@ -27,8 +27,9 @@ from aclserve_server.engine.items import Item
 from aclserve_server.engine.loading import Prepared, RunOptions, Threads, prepare
 from aclserve_server.engine.memory import MemoryManager, Pin
 from aclserve_server.engine.model_config import ModelConfig
+from aclserve_server.engine.outcomes import Observer
 from aclserve_server.engine.repository import Entry, ReadConfig, scan
-from aclserve_server.engine.runner import Observer, Runner
+from aclserve_server.engine.runner import Runner
 
 log = logging.getLogger(__name__)
 
@@ -210,7 +211,9 @@ class Engine:
             return
         record = self._records[key] = Record(entry.name, entry.version, entry.config, entry.file)
         if entry.config.unknown:
-            log.warning("model %s: config.pbtxt has fields without effect: %s", entry.name, ", ".join(entry.config.unknown))
+            log.warning(
+                "model %s: config.pbtxt has fields without effect: %s", entry.name, ", ".join(entry.config.unknown)
+            )
         if entry.config.instance_count > 1:
             log.warning("model %s: instance_group.count %d is run as 1", entry.name, entry.config.instance_count)
         if entry.problem:
@@ -249,7 +252,9 @@ class Engine:
     async def _bring_up(self, record: Record, upload: bytes | None, options: LoadOptions) -> None:
         threads = self._threads
         try:
-            prepared = await threads.blocking.run(lambda: self._prepare(record, upload, options))
+            prepared = await threads.blocking.run(
+                lambda: self._prepare(record, upload, options), discard=lambda unwanted: unwanted.close()
+            )
         except AclError as error:
             raise _model_error(error) from error
         try:

@@ -15,44 +15,17 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from time import perf_counter_ns
 from typing import Protocol
 
 from aclserve_server.acl.errors import AclError
 from aclserve_server.device.buffers import Buffer
-from aclserve_server.device.description import Gear
 from aclserve_server.device.device import Device
 from aclserve_server.device.model import Model
 from aclserve_server.device.reports import ReportThread
 from aclserve_server.device.streams import Stream
 from aclserve_server.device.thread import DeviceThread
-from aclserve_server.engine.contract import Ticket
-from aclserve_server.engine.slots import Slot
-
-
-@dataclass(slots=True, eq=False)
-class Batch:
-    """Tickets on their way through a slot. Times are nanoseconds of `perf_counter_ns`."""
-
-    slot: Slot
-    tickets: list[Ticket]
-    rows: int
-    gear: Gear
-    gear_rows: int
-    positions: list[int]
-    input_offsets: list[list[int]]
-    output_offsets: list[list[int]]
-    output_sizes: list[list[int]]
-    closed_ns: int
-    packed_ns: int = 0
-    started_ns: int = 0
-    executed_ns: int = 0
-    finished_ns: int = 0
-    error: Exception | None = None
-    used_input_bytes: list[int] = field(default_factory=list)
-    used_output_bytes: list[int] = field(default_factory=list)
-
+from aclserve_server.engine.batch import Batch
 
 Copy = Callable[[Buffer, int, Buffer, int, int], None]
 """Copies bytes: to, offset, from, offset, length."""

@@ -20,7 +20,8 @@ from aclserve_server.engine.dynamic import DynamicRunner
 from aclserve_server.engine.independence import mixes_rows
 from aclserve_server.engine.lane import AsyncLane, Lane, SyncLane
 from aclserve_server.engine.model_config import ModelConfig
-from aclserve_server.engine.runner import BatchRunner, Observer, Runner
+from aclserve_server.engine.outcomes import Observer
+from aclserve_server.engine.runner import BatchRunner, Runner
 from aclserve_server.engine.slots import Slot
 
 

@@ -12,68 +12,20 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from time import perf_counter, perf_counter_ns
 
-from aclserve.errors import AclserveError, Cancelled, DeadlineExceeded, FailedPrecondition, Internal
-from aclserve_server.acl.errors import AclError
-from aclserve_server.device.description import Gear
-from aclserve_server.device.faults import classify
+from aclserve.errors import AclserveError, FailedPrecondition
 from aclserve_server.device.formats import nchw_from_nc1hwc0
 from aclserve_server.device.thread import DeviceThread
+from aclserve_server.engine.batch import Batch, form, pack
 from aclserve_server.engine.batching import BatchQueue
-from aclserve_server.engine.contract import Contract, RowContract, Sink, Ticket, output_bytes
+from aclserve_server.engine.contract import Contract, Sink, Ticket
 from aclserve_server.engine.items import Item, OutputTensor, Result, Timing
-from aclserve_server.engine.lane import Batch, Lane
+from aclserve_server.engine.lane import Lane
+from aclserve_server.engine.outcomes import Observer, expired, report, service_error, timing
 from aclserve_server.engine.slots import Slot
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class BatchReport:
-    """What one execution was, for metrics. Times in seconds; `wait_s` and `total_s` are of the oldest item.
-
-    `code` is the canonical status of its items.
-    """
-
-    model: str
-    rows: int
-    padding_rows: int
-    items: int
-    code: str
-    wait_s: float
-    execute_s: float
-    total_s: float
-
-
-Observer = Callable[[BatchReport], None]
-
-
-def service_error(error: Exception) -> AclserveError:
-    """The error a client sees for one that happened below; anything unforeseen is logged and stays inside."""
-    if isinstance(error, AclserveError):
-        return error
-    if isinstance(error, AclError):
-        return classify(error)
-    log.error("unforeseen error while executing a batch", exc_info=error)
-    return Internal("the server failed while it executed the item; its log tells more", reason="INTERNAL_ERROR")
-
-
-def expired(ticket: Ticket) -> Result:
-    """The answer to an item whose deadline came while it waited."""
-    error = DeadlineExceeded(
-        "the item's deadline passed while it waited for its execution; allow it more time or send less",
-        reason="ITEM_EXPIRED",
-    )
-    return Result(ticket.item_id, ticket.capture_time, error=error)
-
-
-def cancelled(ticket: Ticket) -> Result:
-    """The answer to an item that its client took back."""
-    return Result(
-        ticket.item_id, ticket.capture_time, error=Cancelled("the item was cancelled", reason="ITEM_CANCELLED")
-    )
 
 
 class Runner:
@@ -234,7 +186,7 @@ class BatchRunner(Runner):
             self._timer = self._loop.call_later(max(wakeup - now, 0.0), self._pump)
 
     def _dispatch(self, tickets: list[Ticket]) -> None:
-        batch = self._form(tickets)
+        batch = form(self.contract, self._free.pop(), tickets)
         self._in_flight += 1
         largest = max(
             (part.size_bytes for ticket in tickets for part in ticket.parts if part.data is not None), default=0
@@ -242,41 +194,10 @@ class BatchRunner(Runner):
         assert self._lane is not None
         lane = self._lane
         if largest <= self._inline_bytes:
-            _pack(batch)
+            pack(batch)
             self._device_thread.submit(lambda: lane.enter(batch))
         else:
             self._device_thread.submit(lambda: _pack_and_enter(batch, lane, self.finished))
-
-    def _form(self, tickets: list[Ticket]) -> Batch:
-        """Places the tickets' rows in a free slot."""
-        contract = self.contract
-        slot = self._free.pop()
-        rows = sum(ticket.rows for ticket in tickets)
-        if isinstance(contract, RowContract):
-            gear_rows, gear = contract.gear_for(rows)
-            positions, first = [], 0
-            for ticket in tickets:
-                positions.append(first)
-                first += ticket.rows
-            in_bytes, out_bytes = contract.input_row_bytes, contract.output_row_bytes
-            batch = Batch(
-                slot, tickets, rows, gear, gear_rows, positions,
-                [[at * size for size in in_bytes] for at in positions],
-                [[at * size for size in out_bytes] for at in positions],
-                [[ticket.rows * size for size in out_bytes] for ticket in tickets],
-                perf_counter_ns(),
-            )  # fmt: skip
-            batch.used_input_bytes = [rows * size for size in in_bytes]
-        else:
-            gear = _only_gear(tickets)
-            sizes = [part.size_bytes for part in tickets[0].parts]
-            out = [output_bytes(info, shape) for info, shape in zip(contract.outputs, gear.output_shapes, strict=True)]
-            batch = Batch(
-                slot, tickets, rows, gear, 0, [0], [[0] * len(sizes)], [[0] * len(out)], [out], perf_counter_ns()
-            )
-            batch.used_input_bytes = sizes
-        batch.used_output_bytes = _inline_output_bytes(batch)
-        return batch
 
     def _complete(self, batch: Batch) -> None:
         """Answers a batch's items; first sees to it that the device has something to do meanwhile."""
@@ -293,7 +214,7 @@ class BatchRunner(Runner):
         for ticket in batch.tickets:
             ticket.release()
         self._free.append(batch.slot)
-        self._observe(_report(self.name, batch, code))
+        self._observe(report(self.name, batch, code))
         self._pump()
         self._check_drained()
 
@@ -304,7 +225,7 @@ class BatchRunner(Runner):
             if ticket.cancelled:
                 continue
             result = Result(
-                ticket.item_id, ticket.capture_time, self._outputs(batch, index), None, _timing(batch, index, now)
+                ticket.item_id, ticket.capture_time, self._outputs(batch, index), None, timing(batch, index, now)
             )
             by_sink.setdefault(ticket.sink, []).append(result)
         for sink, results in by_sink.items():
@@ -335,69 +256,11 @@ class BatchRunner(Runner):
                 ticket.sink.deliver([Result(ticket.item_id, ticket.capture_time, error=error)])
 
 
-def _pack(batch: Batch) -> None:
-    """Copies the batch's rows into its slot and lets go of the messages they came in."""
-    slot = batch.slot
-    for ticket, offsets in zip(batch.tickets, batch.input_offsets, strict=True):
-        for index, part in enumerate(ticket.parts):
-            if part.data is not None:
-                if part.size_bytes:
-                    slot.copy_in(index, offsets[index], part.data)
-                part.data = None
-    batch.packed_ns = perf_counter_ns()
-
-
 def _pack_and_enter(batch: Batch, lane: Lane, finished: Callable[[Batch], None]) -> None:
     try:
-        _pack(batch)
+        pack(batch)
     except Exception as error:
         batch.error = error
         finished(batch)
         return
     lane.enter(batch)
-
-
-def _only_gear(tickets: list[Ticket]) -> Gear:
-    gear = tickets[0].gear
-    assert gear is not None
-    return gear
-
-
-def _inline_output_bytes(batch: Batch) -> list[int]:
-    """How much of each output the host must see: nothing of one that goes only into clients' buffers."""
-    ends = [0] * len(batch.slot.outputs)
-    for ticket, offsets, sizes in zip(batch.tickets, batch.output_offsets, batch.output_sizes, strict=True):
-        for wanted in ticket.outputs:
-            if wanted.pin is None:
-                ends[wanted.index] = offsets[wanted.index] + sizes[wanted.index]
-    return ends
-
-
-def _timing(batch: Batch, index: int, now: int) -> Timing:
-    ticket = batch.tickets[index]
-    received = int(ticket.received * 1e9)
-    return Timing(
-        max(batch.closed_ns - received, 0),
-        batch.packed_ns - batch.closed_ns,
-        batch.executed_ns - batch.started_ns,
-        batch.finished_ns - batch.executed_ns,
-        max(now - received, 0),
-        batch.rows,
-        batch.gear_rows,
-        batch.positions[index],
-        ticket.queue_rows,
-    )
-
-
-def _report(name: str, batch: Batch, code: str) -> BatchReport:
-    received = min(ticket.received for ticket in batch.tickets)
-    return BatchReport(
-        name,
-        batch.rows,
-        max(batch.gear_rows - batch.rows, 0),
-        len(batch.tickets),
-        code,
-        max(batch.closed_ns / 1e9 - received, 0.0),
-        max(batch.executed_ns - batch.started_ns, 0) / 1e9,
-        max(batch.finished_ns / 1e9 - received, 0.0),
-    )

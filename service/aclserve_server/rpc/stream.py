@@ -18,7 +18,7 @@ from aclserve.errors import AclserveError, AlreadyExists, FailedPrecondition
 from aclserve.v1 import model_pb2 as pb
 from aclserve_server.engine.contract import Ticket
 from aclserve_server.engine.items import Item, Result
-from aclserve_server.engine.runner import cancelled
+from aclserve_server.engine.outcomes import cancelled
 from aclserve_server.rpc.wire import scan_stream_request
 from aclserve_server.rpc.wire_out import assemble_results
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aclserve_server.acl import types as T
+from aclserve_server.acl import types as acl
 from aclserve_server.acl.library import Library
 
 HOST_TO_DEVICE, DEVICE_TO_HOST, DEVICE_TO_DEVICE = 1, 2, 3
@@ -26,7 +26,7 @@ class Driver:
         self.unified = mode.value == 0
 
     def malloc(self, size: int, policy: int = 0) -> int:
-        pointer = T.DevicePtr()
+        pointer = acl.DevicePtr()
         self.library.aclrtMalloc(byref(pointer), size, policy)
         assert pointer.value is not None
         return pointer.value
@@ -37,18 +37,18 @@ class Driver:
         assert pointer.value is not None
         return pointer.value
 
-    def stream(self) -> T.Stream:
-        stream = T.Stream()
+    def stream(self) -> acl.Stream:
+        stream = acl.Stream()
         self.library.aclrtCreateStream(byref(stream))
         return stream
 
-    def event(self) -> T.Event:
-        event = T.Event()
+    def event(self) -> acl.Event:
+        event = acl.Event()
         self.library.aclrtCreateEvent(byref(event))
         return event
 
-    def context(self) -> T.Context:
-        context = T.Context()
+    def context(self) -> acl.Context:
+        context = acl.Context()
         self.library.aclrtGetCurrentContext(byref(context))
         return context
 
@@ -101,7 +101,7 @@ class Slot:
     @property
     def has_gears(self) -> bool:
         index = c_size_t()
-        name = T.ACL_DYNAMIC_TENSOR_NAME.encode()
+        name = acl.ACL_DYNAMIC_TENSOR_NAME.encode()
         return self.library.raw("aclmdlGetInputIndexByName")(self.desc, name, byref(index)) == 0
 
     @property
@@ -109,13 +109,13 @@ class Slot:
         return len(self.input_sizes) - 1
 
     def dims(self, index: int, output: bool = False) -> tuple[int, ...]:
-        dims = T.aclmdlIODims()
+        dims = acl.aclmdlIODims()
         read = self.library.aclmdlGetOutputDims if output else self.library.aclmdlGetInputDims
         read(self.desc, index, byref(dims))
         return tuple(dims.dims[: dims.dimCount])
 
     def current_dims(self, index: int) -> tuple[int, ...]:
-        dims = T.aclmdlIODims()
+        dims = acl.aclmdlIODims()
         self.library.aclmdlGetCurOutputDims(self.desc, index, byref(dims))
         return tuple(dims.dims[: dims.dimCount])
 
@@ -133,7 +133,7 @@ class Slot:
     def execute(self) -> None:
         self.library.aclmdlExecute(self.model_id, self.inputs, self.outputs)
 
-    def submit(self, stream: T.Stream) -> None:
+    def submit(self, stream: acl.Stream) -> None:
         self.library.aclmdlExecuteAsync(self.model_id, self.inputs, self.outputs, stream)
 
     def set_input_shape(self, index: int, data_type: int, shape: Sequence[int]) -> None:
@@ -155,7 +155,7 @@ class Slot:
         if unload:
             self.library.aclmdlUnload(self.model_id)
 
-    def _dataset(self, sizes: Sequence[int]) -> tuple[T.Dataset, list[int]]:
+    def _dataset(self, sizes: Sequence[int]) -> tuple[acl.Dataset, list[int]]:
         dataset = self.library.aclmdlCreateDataset()
         places = []
         for size in sizes:

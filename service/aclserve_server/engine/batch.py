@@ -1,0 +1,105 @@
+"""One batch on its way: which tickets, in which slot, and where in its buffers each one lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from time import perf_counter_ns
+
+from aclserve_server.device.description import Gear
+from aclserve_server.engine.contract import Contract, RowContract, Ticket, output_bytes
+from aclserve_server.engine.slots import Slot
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Tickets on their way through a slot. Times are nanoseconds of `perf_counter_ns`."""
+
+    slot: Slot
+    tickets: list[Ticket]
+    rows: int
+    gear: Gear
+    gear_rows: int
+    positions: list[int]
+    input_offsets: list[list[int]]
+    output_offsets: list[list[int]]
+    output_sizes: list[list[int]]
+    closed_ns: int
+    packed_ns: int = 0
+    started_ns: int = 0
+    executed_ns: int = 0
+    finished_ns: int = 0
+    error: Exception | None = None
+    used_input_bytes: list[int] = field(default_factory=list)
+    used_output_bytes: list[int] = field(default_factory=list)
+
+
+def form(contract: Contract, slot: Slot, tickets: list[Ticket]) -> Batch:
+    """Places the tickets' rows in a slot."""
+    batch = _rows(contract, slot, tickets) if isinstance(contract, RowContract) else _whole(contract, slot, tickets[0])
+    batch.used_output_bytes = _inline_output_bytes(batch)
+    return batch
+
+
+def _rows(contract: RowContract, slot: Slot, tickets: list[Ticket]) -> Batch:
+    rows, positions = 0, []
+    for ticket in tickets:
+        positions.append(rows)
+        rows += ticket.rows
+    gear_rows, gear = contract.gear_for(rows)
+    in_bytes, out_bytes = contract.input_row_bytes, contract.output_row_bytes
+    return Batch(
+        slot,
+        tickets,
+        rows,
+        gear,
+        gear_rows,
+        positions,
+        [[at * size for size in in_bytes] for at in positions],
+        [[at * size for size in out_bytes] for at in positions],
+        [[ticket.rows * size for size in out_bytes] for ticket in tickets],
+        perf_counter_ns(),
+        used_input_bytes=[rows * size for size in in_bytes],
+    )
+
+
+def _whole(contract: Contract, slot: Slot, ticket: Ticket) -> Batch:
+    """One item, whose shapes chose the gear."""
+    gear = ticket.gear
+    assert gear is not None
+    sizes = [part.size_bytes for part in ticket.parts]
+    out = [output_bytes(info, shape) for info, shape in zip(contract.outputs, gear.output_shapes, strict=True)]
+    return Batch(
+        slot,
+        [ticket],
+        1,
+        gear,
+        0,
+        [0],
+        [[0] * len(sizes)],
+        [[0] * len(out)],
+        [out],
+        perf_counter_ns(),
+        used_input_bytes=sizes,
+    )
+
+
+def pack(batch: Batch) -> None:
+    """Copies the batch's rows into its slot and lets go of the messages they came in."""
+    slot = batch.slot
+    for ticket, offsets in zip(batch.tickets, batch.input_offsets, strict=True):
+        for index, part in enumerate(ticket.parts):
+            if part.data is not None:
+                if part.size_bytes:
+                    slot.copy_in(index, offsets[index], part.data)
+                part.data = None
+    batch.packed_ns = perf_counter_ns()
+
+
+def _inline_output_bytes(batch: Batch) -> list[int]:
+    """How much of each output the host must see: nothing of one that goes only into clients' buffers."""
+    ends = [0] * len(batch.slot.outputs)
+    for ticket, offsets, sizes in zip(batch.tickets, batch.output_offsets, batch.output_sizes, strict=True):
+        for wanted in ticket.outputs:
+            if wanted.pin is None:
+                ends[wanted.index] = offsets[wanted.index] + sizes[wanted.index]
+    return ends
