@@ -55,7 +55,7 @@ class Output:
 
         console = Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False)
         for table in report.tables:
-            shown = RichTable(title=table.title or None, title_justify="left")
+            shown = RichTable(title=table.title or None, title_justify="left", show_header=any(table.columns))
             for column in table.columns:
                 shown.add_column(column, overflow="fold")
             for row in table.rows:

@@ -80,9 +80,10 @@ def array_from_tensor(tensor: pb.Tensor) -> NDArray[Any]:
         )
     shape = tuple(tensor.shape)
     expected = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
-    if len(tensor.data) != expected:
+    content = tensor.data  # reading the field copies it
+    if len(content) != expected:
         raise InvalidArgument(
-            f"tensor {tensor.name!r} has {len(tensor.data)} bytes; shape {list(shape)} of {dtype} needs {expected}",
+            f"tensor {tensor.name!r} has {len(content)} bytes; shape {list(shape)} of {dtype} needs {expected}",
             reason="TENSOR_SIZE_MISMATCH",
         )
-    return np.frombuffer(tensor.data, dtype).reshape(shape)
+    return np.frombuffer(content, dtype).reshape(shape)

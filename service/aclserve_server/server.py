@@ -176,6 +176,7 @@ class Server:
                 ("grpc.max_receive_message_length", config.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
             ],
         )
         self.models = ModelService(self.engine, self.memory, config.max_stream_items, config.max_message_bytes)

@@ -10,7 +10,7 @@ import aclserve_client as ac
 from aclserve import errors
 from aclserve.v1 import model_pb2
 from aclserve_client.errors import CallContext, error_from_item, error_from_rpc
-from client.echo_server import CODES, details_of
+from client.echo_errors import CODES, details_of
 
 CATEGORIES = errors.AclserveError.__subclasses__()
 CONTEXT = CallContext("host:1", 2.5)

@@ -17,6 +17,8 @@ class Ticket:
     rows: int
     received: float
     deadline: float | None = None
+    stream: int = 0
+    priority: int = 1
     waiting: bool = False
 
 

@@ -87,7 +87,7 @@ class Stream:
         self.error_text = ""
         self.stop_on_failure = False
         self.stopped = 0
-        self.aborted = False
+        self.aborts = 0
         self.closing = False
         self.waiters = 0
         self.report_thread: int | None = None

@@ -71,6 +71,11 @@ class Emulator:
         """What was live, by kind, when the library was last finalised."""
         return self._machine.leaks
 
+    @property
+    def waiters(self) -> int:
+        """How many threads wait in a synchronise of a stream at this moment."""
+        return sum(stream.waiters for stream in list(self._machine.runtime.streams))
+
     def ledger(self) -> dict[str, int]:
         """How many objects of each kind the callers have made and not destroyed."""
         return self._machine.ledger()
@@ -109,7 +114,7 @@ class Emulator:
         machine = self._machine
         count_call = machine.counters.count_call
         take_call = machine.faults.take_call
-        is_status = row.check is Check.STATUS
+        is_status = row.check is Check.STATUS or name in _SILENT
         bad = status.FAILURE if is_status else (None if row.check in (Check.HANDLE, Check.TEXT, Check.VOID) else 0)
         delay = self.config.latency.call_us.get(name, 0.0) / 1e6
         sleep = self.config.sleep

@@ -191,8 +191,8 @@ class Runtime:
         with self.lock:
             if stream.stopped:
                 raise Failure(stream.stopped, "the stream has stopped at a failure and takes no more tasks")
-            if stream.aborted or stream.closing:
-                raise Failure(status.RT_STREAM_ABORT, "the stream is being aborted or destroyed")
+            if stream.closing:
+                raise Failure(status.RT_STREAM_ABORT, "the stream is being destroyed")
             stream.submitted += 1
             task.number = stream.submitted
             task.stream = stream
@@ -208,15 +208,17 @@ class Runtime:
     def synchronize(self, stream: Stream, timeout_ms: int = -1) -> None:
         """Wait for everything submitted so far; then give the stream's failure, once."""
         with self.lock:
-            target = stream.submitted
+            target, aborts = stream.submitted, stream.aborts
+
+            def over() -> bool:
+                return stream.done >= target or stream.closing or stream.aborts != aborts
+
             stream.waiters += 1
             try:
-                done = self._wait(
-                    stream.progress, lambda: stream.done >= target or stream.closing or stream.aborted, timeout_ms
-                )
+                done = self._wait(stream.progress, over, timeout_ms)
             finally:
                 stream.waiters -= 1
-            if stream.aborted or (stream.closing and stream.done < target):
+            if stream.aborts != aborts or (stream.closing and stream.done < target):
                 raise Failure(status.RT_STREAM_ABORT, "the stream was aborted")
             if not done:
                 raise Failure(status.RT_STREAM_SYNC_TIMEOUT, f"the stream did not finish within {timeout_ms} ms")
@@ -238,13 +240,11 @@ class Runtime:
     def abort(self, stream: Stream) -> None:
         """Drop a stream's tasks; whoever waits for it gets 107023. The stream is usable afterwards."""
         with self.lock:
-            stream.aborted = True
+            stream.aborts += 1
             stream.drop_tasks()
-            stream.progress.notify_all()
-            while stream.tasks or stream.waiters:
+            while stream.running is not None:
                 stream.progress.wait()
-            stream.error = 0
-            stream.aborted = False
+            stream.error, stream.error_text = 0, ""
 
     # ---- events
 

@@ -1,21 +1,27 @@
 """When a batch closes, and what is in it. Pure: no loop, no clock, no threads, no device; time is an argument.
 
-A `BatchQueue` holds the tickets of one model in order of arrival. A ticket is one item: it brings rows, and perhaps a
-deadline. A batch is a run of waiting tickets from the front whose rows together fit the model.
+A `BatchQueue` holds the waiting tickets of one model. A ticket is one item: it brings rows, belongs to a stream, has a
+priority, and perhaps a deadline. A batch is a set of waiting tickets whose rows together fit the model.
 
 A batch closes
-    - when it is full: the rows that wait fill the model, or the next ticket would not fit beside those before it;
+    - when it is full: the rows (or tickets) that wait would fill the model;
     - when the device is idle and its oldest ticket has waited `max_delay`;
-    - when the device is idle and a deadline in it would pass before that.
+    - when the device is idle and a deadline would be missed by waiting longer;
+    - when the device is idle and, by what was learned, waiting for a fuller gear costs more than it saves.
 While the device is busy only a full batch closes, so that it can be copied a slot ahead; all else waits uncopied, where
-it can still be cancelled, expire, or gain company.
+it can still be cancelled, dropped, expire, or gain company.
+
+Who is in it: higher priorities first; but a priority that was passed over for `STARVED` batches in a row goes first in the
+next one, so none starves. Within a priority streams share by rows (`flows.py`), optionally with at most
+`max_rows_per_stream` of one stream in a batch.
 
 Invariants (tests/engine/test_batching.py holds them against random histories):
     - every ticket added leaves exactly once: taken, cancelled or expired;
-    - tickets are taken in the order they came;
+    - the tickets of one stream and priority are taken in the order they came;
     - a batch holds 1 to `max_rows` rows, and at most `max_items` tickets;
     - `rows` is the sum of the rows that wait, and never exceeds `max_queue_rows`;
-    - while the device is idle, nothing waits longer than `max_delay` after its arrival.
+    - while the device is idle, nothing waits longer than `max_delay` after its arrival;
+    - a stream that always has rows waiting is given its share of rows, whatever the others send, but for one batch.
 
 Times are seconds of one monotonic clock. Worst-case delay added by batching itself: `max_delay`.
 """
@@ -23,36 +29,49 @@ Times are seconds of one monotonic clock. Worst-case delay added by batching its
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from heapq import heappop, heappush
-from typing import Generic, Protocol, TypeVar
+from typing import Generic
 
 from aclserve.errors import ResourceExhausted
+from aclserve_server.engine.costs import ArrivalRate, GearCosts
+from aclserve_server.engine.flows import Level, T
 
+PRIORITIES = 3
+"""Levels: 0 low, 1 normal, 2 high."""
 
-class Ticket(Protocol):
-    """What the queue needs to know of an item. The queue owns `waiting`."""
-
-    rows: int
-    received: float
-    deadline: float | None
-    waiting: bool
-
-
-T = TypeVar("T", bound=Ticket)
+STARVED = 15
+"""After so many batches that passed it over, a waiting priority goes first once."""
 
 
 class BatchQueue(Generic[T]):
     """The waiting tickets of one model."""
 
-    def __init__(self, *, max_rows: int, max_items: int, max_queue_rows: int, max_delay: float = 0.0) -> None:
-        """`max_rows` and `max_items` bound a batch, `max_queue_rows` what waits, `max_delay` (s) the wait."""
+    def __init__(
+        self,
+        *,
+        max_rows: int,
+        max_items: int,
+        max_queue_rows: int,
+        max_delay: float = 0.0,
+        max_rows_per_stream: int = 0,
+        gears: Sequence[int] = (),
+    ) -> None:
+        """`max_rows` and `max_items` bound a batch, `max_queue_rows` what waits, `max_delay` (s) the wait.
+
+        `gears` are the compiled row counts, ascending; none means one gear of `max_rows`.
+        """
         self.max_rows = max_rows
         self.max_items = max_items
         self.max_queue_rows = max_queue_rows
         self.max_delay = max_delay
+        self.max_rows_per_stream = max_rows_per_stream
+        self.costs = GearCosts(gears or [max_rows])
         self.rows = 0
         self.items = 0
-        self._tickets: deque[T] = deque()
+        self._levels: list[Level[T]] = [Level(max_rows) for _ in range(PRIORITIES)]
+        self._arrivals: deque[T] = deque()
+        self._rate = ArrivalRate()
         self._deadlines: list[tuple[float, int, T]] = []
         self._sequence = 0
 
@@ -64,10 +83,12 @@ class BatchQueue(Generic[T]):
                 f"{self.max_queue_rows}",
                 reason="QUEUE_FULL",
                 metadata={"queue_rows": self.rows, "max_queue_rows": self.max_queue_rows},
-                retry_delay=0.05,
+                retry_delay=self._time_to_serve(self.rows) or 0.05,
             )
         ticket.waiting = True
-        self._tickets.append(ticket)
+        self._levels[ticket.priority].add(ticket)
+        self._arrivals.append(ticket)
+        self._rate.learn(ticket.rows, ticket.received)
         self.rows += ticket.rows
         self.items += 1
         if ticket.deadline is not None:
@@ -95,51 +116,96 @@ class BatchQueue(Generic[T]):
         """Whether a batch closes now; `idle` tells that the device has nothing to do."""
         if not self.rows:
             return False
-        if self._full():
+        if self.rows >= self.max_rows or self.items >= self.max_items:
             return True
-        return idle and self._due() <= now
+        return idle and (self._due() <= now or not self._waiting_pays())
 
     def take(self) -> list[T]:
-        """The next batch: as many tickets from the front as fit, at least one. Call it only where one waits."""
+        """The next batch: at least one ticket. Call it only where one waits."""
+        rows_left, items_left = self.max_rows, self.max_items
+
+        def fits(ticket: T) -> bool:
+            nonlocal rows_left, items_left
+            if ticket.rows > rows_left or not items_left:
+                return False
+            rows_left -= ticket.rows
+            items_left -= 1
+            return True
+
         batch: list[T] = []
-        rows = 0
-        tickets = self._tickets
-        while tickets and len(batch) < self.max_items:
-            ticket = tickets[0]
-            if ticket.waiting:
-                if batch and rows + ticket.rows > self.max_rows:
-                    break
-                rows += ticket.rows
-                self._leave(ticket)
-                batch.append(ticket)
-            tickets.popleft()
+        served = set()
+        for level in self._order():
+            drawn = level.draw(fits, self.max_rows_per_stream)
+            if drawn:
+                batch.extend(drawn)
+                served.add(level)
+            if not rows_left or not items_left:
+                break
+        for level in self._levels:
+            level.passed_over = 0 if level in served else level.passed_over + level.waits()
+        for ticket in batch:
+            self._leave(ticket)
         return batch
 
     def next_wakeup(self, *, idle: bool) -> float | None:
         """When `expire` or `ready` may have a new answer without any other event; None where time changes nothing."""
-        while self._deadlines and not self._deadlines[0][2].waiting:
-            heappop(self._deadlines)
-        times = [self._deadlines[0][0]] if self._deadlines else []
+        deadline = self._next_deadline()
+        times = [] if deadline is None else [deadline]
         if idle and self.rows:
             times.append(self._due())
         return min(times, default=None)
+
+    def predicted_wait(self, busy_s: float) -> float | None:
+        """How long a ticket that arrives now will wait for its execution, by what was learned; None if nothing was.
+
+        `busy_s` is how long the device is expected to be busy with what it has. The wait for company is not counted.
+        """
+        queued = self._time_to_serve(self.rows)
+        return None if queued is None else busy_s + queued
+
+    def _time_to_serve(self, rows: int) -> float | None:
+        """How long the executions of so many waiting rows take."""
+        full, rest = divmod(rows, self.max_rows)
+        largest = self.costs.of(self.max_rows)
+        if largest is None:
+            return None
+        return full * largest + ((self.costs.of(rest) or 0.0) if rest else 0.0)
 
     def _leave(self, ticket: T) -> None:
         ticket.waiting = False
         self.rows -= ticket.rows
         self.items -= 1
 
-    def _front(self) -> T:
-        while not self._tickets[0].waiting:
-            self._tickets.popleft()
-        return self._tickets[0]
+    def _order(self) -> list[Level[T]]:
+        """Priorities in order of service: the starved first, then from high to low."""
+        ordered = self._levels[::-1]
+        return sorted(ordered, key=lambda level: level.passed_over < STARVED)
+
+    def _oldest(self) -> T:
+        while not self._arrivals[0].waiting:
+            self._arrivals.popleft()
+        return self._arrivals[0]
+
+    def _next_deadline(self) -> float | None:
+        while self._deadlines and not self._deadlines[0][2].waiting:
+            heappop(self._deadlines)
+        return self._deadlines[0][0] if self._deadlines else None
 
     def _due(self) -> float:
-        """When the batch at the front closes though it is not full."""
-        due = self._front().received + self.max_delay
-        if self._deadlines:
-            due = min(due, self._deadlines[0][0] - self.max_delay)
+        """When the waiting batch closes on an idle device though it is not full."""
+        due = self._oldest().received + self.max_delay
+        deadline = self._next_deadline()
+        if deadline is not None:
+            # the deadline bounds the wait for the execution to begin; leave the timer some room
+            due = min(due, deadline - max(self.max_delay, 0.001))
         return due
 
-    def _full(self) -> bool:
-        return self.rows >= self.max_rows or self.items >= self.max_items
+    def _waiting_pays(self) -> bool:
+        """Whether a fuller gear is expected to serve rows faster, its wait included; True while that is not known."""
+        costs = self.costs
+        fuller = costs.next_gear(self.rows)
+        wait = self._rate.time_for(fuller - self.rows)
+        now_cost, later_cost = costs.of(self.rows), costs.of(fuller)
+        if wait is None or now_cost is None or later_cost is None:
+            return True
+        return (wait + later_cost) / fuller < now_cost / self.rows

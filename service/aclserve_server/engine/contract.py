@@ -10,7 +10,7 @@ Admission is the only place that judges a client's tensors. Its messages say wha
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -27,6 +27,9 @@ class Sink(Protocol):
 
     def deliver(self, results: list[Result]) -> None:
         """Takes results that became ready together."""
+
+    def __hash__(self) -> int:
+        """Sinks are told apart: each is a stream, or a unary call."""
 
 
 @dataclass(slots=True, eq=False)
@@ -67,6 +70,8 @@ class Ticket:
     outputs: Sequence[Wanted]
     received: float
     deadline: float | None
+    stream: Hashable = None
+    priority: int = 1
     owner: Owner | None = None
     gear: Gear | None = None
     queue_rows: int = 0
@@ -103,7 +108,7 @@ class Contract:
     def admit(self, item: Item, sink: Sink, now: float) -> Ticket:
         """The item's ticket; raises the `AclserveError` that tells what is wrong with it. Takes no time to speak of."""
         deadline = None if item.timeout_s is None else now + item.timeout_s
-        ticket = Ticket(item.id, item.capture_time, sink, 1, [], self._all_outputs, now, deadline)
+        ticket = Ticket(item.id, item.capture_time, sink, 1, [], self._all_outputs, now, deadline, sink)
         inputs = item.inputs
         if len(inputs) != len(self.inputs) or any(
             given.name != info.name for given, info in zip(inputs, self.inputs, strict=True)
