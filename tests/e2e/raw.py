@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import grpc
 import numpy as np
@@ -15,11 +15,13 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
-from serving import Serving
 
 from aclserve.errors import DOMAIN
 from aclserve.tensors import data_type_of
 from aclserve.v1 import device_pb2_grpc, memory_pb2, memory_pb2_grpc, model_pb2, model_pb2_grpc, tensor_pb2
+from serving import Serving
+
+T = TypeVar("T")
 
 TIMEOUT_S = 30.0
 """The deadline of every call: a test that waits for what never comes fails instead of hanging."""
@@ -43,6 +45,15 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
     while not condition():
         assert time.monotonic() < end, f"never happened: {what}"
         time.sleep(0.002)
+
+
+def on_loop(serving: Serving, function: Callable[[], T]) -> T:
+    """Calls a function on the server's event loop, where its state lives."""
+
+    async def call() -> T:
+        return function()
+
+    return serving.run(call())
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,8 @@ import grpc
 import numpy as np
 import onnx
 import pytest
-from e2e.raw import BIG, EDGES, HUGE, Raw, Refusal, footprint, item_refusal, refused, tensor, wait_until
 from google.protobuf.duration_pb2 import Duration
 from onnx import TensorProto, helper
-from serving import Serving, elementwise, put_model, rows, serving
 
 from aclserve.errors import AclserveError, NotFound
 from aclserve.v1 import device_pb2, memory_pb2, model_pb2
@@ -26,6 +24,8 @@ from aclserve.v1.tensor_pb2 import DATA_TYPE_FLOAT32, DATA_TYPE_INT64, BufferSli
 from aclserve_server.config import Config
 from aclserve_server.emulator import Emulator, EmulatorConfig
 from aclserve_server.server import Server
+from e2e.raw import BIG, EDGES, HUGE, Raw, Refusal, footprint, item_refusal, on_loop, refused, tensor, wait_until
+from serving import Serving, elementwise, put_model, rows, serving
 
 Code = grpc.StatusCode
 F32 = DATA_TYPE_FLOAT32
@@ -42,7 +42,9 @@ LIMITS: dict[str, Any] = {
 def two_inputs() -> onnx.ModelProto:
     """y = a + b, both of rows of 4."""
     values = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", 4]) for name in "aby"}
-    graph = helper.make_graph([helper.make_node("Add", ["a", "b"], ["y"])], "add", [values["a"], values["b"]], [values["y"]])
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["a", "b"], ["y"])], "add", [values["a"], values["b"]], [values["y"]]
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
@@ -161,7 +163,7 @@ def unchanged(service: Serving, raw: Raw, caplog: pytest.LogCaptureFixture) -> I
 def lease(service: Serving, raw: Raw) -> Iterator[str]:
     lease_id = raw.lease()
     yield lease_id
-    service.server.memory.expire_due(time.monotonic() + 7200)
+    on_loop(service, lambda: service.server.memory.expire_due(time.monotonic() + 7200))
     wait_until(lambda: service.server.memory.use().buffers == 0, "all buffers are freed")
 
 
@@ -207,7 +209,9 @@ CASES = [
     Case("model-absolute-path", "/etc/models/relu", [x_rows()], Code.NOT_FOUND, "MODEL_NOT_FOUND"),
     Case("model-long-name", "m" * 4000, [x_rows()], Code.NOT_FOUND, "MODEL_NOT_FOUND"),
     Case("model-too-long-name", "m" * 5000, [x_rows()], INVALID, "TEXT_TOO_LONG", ("5000", "4096")),
-    Case("version-unknown", "relu", [x_rows()], Code.NOT_FOUND, "MODEL_NOT_FOUND", ("version 9", "versions 1"), version=9),
+    Case(
+        "version-unknown", "relu", [x_rows()], Code.NOT_FOUND, "MODEL_NOT_FOUND", ("version 9", "versions 1"), version=9
+    ),
     Case("version-huge", "relu", [x_rows()], Code.NOT_FOUND, "MODEL_NOT_FOUND", (str(HUGE),), version=HUGE),
     Case("model-unloaded", "spare", [x_rows()], Code.FAILED_PRECONDITION, "MODEL_NOT_READY", ("unloaded", "load it")),
     Case("model-unavailable", "link", [x_rows()], Code.FAILED_PRECONDITION, "MODEL_NOT_READY", ("leads out",)),
@@ -217,8 +221,17 @@ CASES = [
     Case("input-twice", "add", [A, B, A], INVALID, "INPUT_DUPLICATE", ("3 inputs", "'a', 'b'")),
     Case("input-too-many", "add", [A] * 300, INVALID, "TOO_MANY_INPUTS", ("256",)),
     Case("input-long-name", "relu", [x_rows(name="n" * 4000)], INVALID, "INPUT_UNKNOWN", ("nnn",)),
-    Case("dtype-wrong", "relu", [x_rows(data_type=DATA_TYPE_INT64)], INVALID, "DATA_TYPE_MISMATCH", ("int64", "float32")),
-    Case("dtype-unset", "relu", [bare("x", [1, 4], 0, data=bytes(16))], INVALID, "DATA_TYPE_UNSUPPORTED", ("type 0", "13")),
+    Case(
+        "dtype-wrong", "relu", [x_rows(data_type=DATA_TYPE_INT64)], INVALID, "DATA_TYPE_MISMATCH", ("int64", "float32")
+    ),
+    Case(
+        "dtype-unset",
+        "relu",
+        [bare("x", [1, 4], 0, data=bytes(16))],
+        INVALID,
+        "DATA_TYPE_UNSUPPORTED",
+        ("type 0", "13"),
+    ),
     Case("rank-low", "relu", [x_rows(shape=[4])], INVALID, "SHAPE_MISMATCH", ("[4]", "[rows, 4]")),
     Case("rank-high", "relu", [x_rows(shape=[1, 1, 4])], INVALID, "SHAPE_MISMATCH", ("[1, 1, 4]", "[rows, 4]")),
     Case("scalar", "relu", [x_rows(shape=[])], INVALID, "SHAPE_MISMATCH", ("[]", "[rows, 4]")),
@@ -231,7 +244,9 @@ CASES = [
     Case("bytes-of-no-rows", "relu", [x_rows(shape=[0, 4])], INVALID, "TENSOR_SIZE_MISMATCH", ("16 bytes", "needs 0")),
     Case("source-unset", "relu", [bare("x", [1, 4])], INVALID, "TENSOR_SIZE_MISMATCH", ("0 bytes", "needs 16")),
     Case("rows-too-many", "relu", [x_rows(33)], INVALID, "TOO_MANY_ROWS", ("33 rows", "at most 32")),
-    Case("rows-overflow", "relu", [bare("x", [1 << 62, 4], fill=ZEROS)], INVALID, "TOO_MANY_ROWS", (str(1 << 62), "32")),
+    Case(
+        "rows-overflow", "relu", [bare("x", [1 << 62, 4], fill=ZEROS)], INVALID, "TOO_MANY_ROWS", (str(1 << 62), "32")
+    ),
     Case("rows-int64-max", "relu", [bare("x", [BIG, 4], data=bytes(16))], INVALID, "TOO_MANY_ROWS", (str(BIG),)),
     Case("rows-differ", "add", [A, tensor("b", rows(0, 2))], INVALID, "SHAPE_MISMATCH", ("2 rows", "1")),
     Case("free-rank", "free", [bare("x", [4], data=bytes(16))], INVALID, "SHAPE_MISMATCH", ("[4]", "[any, any]")),
@@ -239,7 +254,9 @@ CASES = [
     # 2^32 * 2^32 * 4 is 0 in 64 bits; 2^31 * 2^31 * 4 is 0 as well
     Case("product-2^66", "free", [bare("x", [1 << 32, 1 << 32])], INVALID, "TENSOR_SIZE_MISMATCH", (str(1 << 66),)),
     Case("product-2^64", "free", [bare("x", [1 << 31, 1 << 31])], INVALID, "TENSOR_SIZE_MISMATCH", (str(1 << 64),)),
-    Case("product-of-maxima", "free", [bare("x", [BIG, BIG], data=b"x")], INVALID, "TENSOR_SIZE_MISMATCH", ("1 bytes",)),
+    Case(
+        "product-of-maxima", "free", [bare("x", [BIG, BIG], data=b"x")], INVALID, "TENSOR_SIZE_MISMATCH", ("1 bytes",)
+    ),
     Case("fill-2^66", "free", [bare("x", [1 << 32, 1 << 32], fill=ZEROS)], INVALID, "FILL_TOO_LARGE", (str(1 << 66),)),
     Case("fill-unset", "relu", [bare("x", [1, 4], fill=Fill())], INVALID, "FILL_PATTERN_UNSPECIFIED", ("'x'", "ZEROS")),
     Case("output-unknown", "relu", [x_rows()], INVALID, "OUTPUT_UNKNOWN", ("'z'", "'y'"), ["z"]),
@@ -383,7 +400,9 @@ def by_buffer(buffer_id: str, offset: int = 0, length: int = 0, *, output: bool 
 @pytest.mark.parametrize("output", [False, True], ids=["input", "output"])
 class TestBuffers:
     def test_without_a_lease(self, raw: Raw, output: bool) -> None:
-        check(both_ways(raw, by_buffer("b", output=output)), Code.UNAUTHENTICATED, "LEASE_REQUIRED", ("aclserve-lease",))
+        check(
+            both_ways(raw, by_buffer("b", output=output)), Code.UNAUTHENTICATED, "LEASE_REQUIRED", ("aclserve-lease",)
+        )
 
     def test_unknown_lease(self, raw: Raw, output: bool) -> None:
         check(both_ways(raw, by_buffer("b", output=output), "no-such"), Code.NOT_FOUND, "LEASE_NOT_FOUND", ("no such",))
@@ -418,7 +437,12 @@ class TestBuffers:
         buffer_id = raw.buffer(lease_id, 64)
         assert service.server.memory.use().buffers == 1
         monkeypatch.setattr(service.server.memory, "_clock", lambda: time.monotonic() + 61)
-        check(both_ways(raw, by_buffer(buffer_id, output=output), lease_id), Code.NOT_FOUND, "LEASE_NOT_FOUND", ("expired",))
+        check(
+            both_ways(raw, by_buffer(buffer_id, output=output), lease_id),
+            Code.NOT_FOUND,
+            "LEASE_NOT_FOUND",
+            ("expired",),
+        )
         wait_until(lambda: service.server.memory.use().buffers == 0, "the buffer is freed")
 
     @pytest.mark.parametrize("edge", [65, *EDGES])
@@ -430,7 +454,11 @@ class TestBuffers:
 
     def test_range_that_begins_inside_and_ends_outside(self, raw: Raw, lease: str, output: bool) -> None:
         buffer_id = raw.buffer(lease, 64)
-        check(both_ways(raw, by_buffer(buffer_id, 52, 16, output=output), lease), Code.OUT_OF_RANGE, "RANGE_OUTSIDE_BUFFER")
+        check(
+            both_ways(raw, by_buffer(buffer_id, 52, 16, output=output), lease),
+            Code.OUT_OF_RANGE,
+            "RANGE_OUTSIDE_BUFFER",
+        )
 
 
 @pytest.mark.parametrize("edge", [15, 17, *EDGES])
@@ -527,16 +555,34 @@ MEMORY_CASES: list[tuple[str, Make, grpc.StatusCode, str, tuple[str, ...]]] = [
     ("ReadBuffer", lambda b: read("x"), Code.NOT_FOUND, "BUFFER_NOT_FOUND", ()),
     ("ReadBuffer", lambda b: read(b, 64), Code.OUT_OF_RANGE, "RANGE_OUTSIDE_BUFFER", ("64",)),
     ("ListBuffers", lambda b: memory_pb2.ListBuffersRequest(page_token="??"), INVALID, "PAGE_TOKEN_INVALID", ()),
-    ("QueryMemory", lambda b: memory_pb2.QueryMemoryRequest(attributes=[99]), INVALID, "MEMORY_ATTRIBUTE_INVALID", ("99",)),  # type: ignore[list-item]
+    (
+        "QueryMemory",
+        lambda b: memory_pb2.QueryMemoryRequest(attributes=[99]),
+        INVALID,
+        "MEMORY_ATTRIBUTE_INVALID",
+        ("99",),
+    ),  # type: ignore[list-item]
     ("WriteBuffer", lambda b: [], INVALID, "HEADER_MISSING", ("nothing", "header")),
     ("WriteBuffer", lambda b: [memory_pb2.WriteBufferRequest()], INVALID, "HEADER_MISSING", ("nothing", "header")),
     ("WriteBuffer", lambda b: [write_data(b"1")], INVALID, "HEADER_MISSING", ("data", "header")),
     ("WriteBuffer", lambda b: [write_header(b, 0, 4)] * 2, INVALID, "HEADER_REPEATED", ("twice",)),
     ("WriteBuffer", lambda b: [write_header("x", 0, 4)], Code.NOT_FOUND, "BUFFER_NOT_FOUND", ()),
     ("WriteBuffer", lambda b: [write_header(b, 0, 0)], INVALID, "SIZE_IS_ZERO", ("0 bytes",)),
-    ("WriteBuffer", lambda b: [write_header(b, 0, 4), write_data(b"123")], INVALID, "UPLOAD_TRUNCATED", ("3 bytes", "4 were")),
+    (
+        "WriteBuffer",
+        lambda b: [write_header(b, 0, 4), write_data(b"123")],
+        INVALID,
+        "UPLOAD_TRUNCATED",
+        ("3 bytes", "4 were"),
+    ),
     ("WriteBuffer", lambda b: [write_header(b, 0, 4)], INVALID, "UPLOAD_TRUNCATED", ("0 bytes", "4 were")),
-    ("WriteBuffer", lambda b: [write_header(b, 0, 4), write_data(b"12345")], INVALID, "UPLOAD_TOO_LONG", ("5 bytes", "4 were")),
+    (
+        "WriteBuffer",
+        lambda b: [write_header(b, 0, 4), write_data(b"12345")],
+        INVALID,
+        "UPLOAD_TOO_LONG",
+        ("5 bytes", "4 were"),
+    ),
     (
         "WriteBuffer",
         lambda b: [write_header(b, 0, 4, crc32c=1), write_data(b"1234")],
@@ -548,8 +594,20 @@ MEMORY_CASES: list[tuple[str, Make, grpc.StatusCode, str, tuple[str, ...]]] = [
 for _edge in EDGES:
     _outside = (Code.OUT_OF_RANGE, "RANGE_OUTSIDE_BUFFER", (str(_edge), "64 bytes"))
     MEMORY_CASES += [
-        ("AllocateBuffer", lambda b, n=_edge: allocate(2, n), Code.RESOURCE_EXHAUSTED, "LEASE_QUOTA_EXCEEDED", (str(_edge),)),
-        ("AllocateBuffer", lambda b, n=_edge: allocate(1, n), Code.RESOURCE_EXHAUSTED, "LEASE_QUOTA_EXCEEDED", (str(_edge),)),
+        (
+            "AllocateBuffer",
+            lambda b, n=_edge: allocate(2, n),
+            Code.RESOURCE_EXHAUSTED,
+            "LEASE_QUOTA_EXCEEDED",
+            (str(_edge),),
+        ),
+        (
+            "AllocateBuffer",
+            lambda b, n=_edge: allocate(1, n),
+            Code.RESOURCE_EXHAUSTED,
+            "LEASE_QUOTA_EXCEEDED",
+            (str(_edge),),
+        ),
         ("SetMemory", lambda b, n=_edge: set_memory(b, n), *_outside),
         ("SetMemory", lambda b, n=_edge: set_memory(b, 1, n), *_outside),
         ("ReadBuffer", lambda b, n=_edge: read(b, n), *_outside),
@@ -697,7 +755,12 @@ def load(model: str = "", version: int = 0, upload_id: str = "", **fields: Any) 
         ([upload_header(0)], INVALID, "SIZE_IS_ZERO", ("0 bytes",)),
         ([upload_header(4)], INVALID, "UPLOAD_TRUNCATED", ("0 bytes", "4 were")),
         ([upload_header(4), upload_data(b"12"), upload_data(b"3")], INVALID, "UPLOAD_TRUNCATED", ("3 bytes", "4 were")),
-        ([upload_header(4), upload_data(b"12"), upload_data(b"345")], INVALID, "UPLOAD_TOO_LONG", ("5 bytes", "4 were")),
+        (
+            [upload_header(4), upload_data(b"12"), upload_data(b"345")],
+            INVALID,
+            "UPLOAD_TOO_LONG",
+            ("5 bytes", "4 were"),
+        ),
         (
             [upload_header(4, crc32c=1), upload_data(b"1234")],
             Code.DATA_LOSS,
@@ -736,7 +799,9 @@ def test_uploads_count_against_the_quota(raw: Raw, lease: str) -> None:
 def test_an_upload_that_is_no_model(raw: Raw, lease: str, content: bytes, says: str) -> None:
     upload_id = raw.upload(lease, content)
     for name in ("new-model", "new-model"):  # the first attempt leaves nothing in the way of the second
-        refusal = refused(lambda name=name: raw.call("models", "LoadModel", load(upload_id=upload_id, name=name), lease))
+        refusal = refused(
+            lambda name=name: raw.call("models", "LoadModel", load(upload_id=upload_id, name=name), lease)
+        )
         assert refusal.code in (INVALID, Code.UNIMPLEMENTED), refusal
         assert says in refusal.message.lower(), refusal.message
     assert ("new-model", 1) not in raw.states()
@@ -763,7 +828,9 @@ def test_an_upload_reads_no_file_of_the_server(
 @pytest.mark.parametrize("name", ["", "../x", "/etc/x", "a/b", "a b", "ä", "n" * 129, "x\0y"])
 def test_names_for_uploads(raw: Raw, lease: str, name: str) -> None:
     upload_id = raw.upload(lease, elementwise().SerializeToString())
-    refusal = refused(lambda: raw.call("models", "LoadModel", load(upload_id=upload_id, name=name), lease), (name, "/etc/"))
+    refusal = refused(
+        lambda: raw.call("models", "LoadModel", load(upload_id=upload_id, name=name), lease), (name, "/etc/")
+    )
     check(refusal, INVALID, "MODEL_NAME_INVALID", ("letters, digits",))
 
 
@@ -948,7 +1015,14 @@ def test_no_such_device(tmp_path: Path, count: int, device: int) -> None:
 
 @pytest.mark.parametrize(
     "function",
-    ["aclInit", "aclrtSetDevice", "aclrtGetCurrentContext", "aclrtSetCurrentContext", "aclrtMallocHost", "aclrtGetRunMode"],
+    [
+        "aclInit",
+        "aclrtSetDevice",
+        "aclrtGetCurrentContext",
+        "aclrtSetCurrentContext",
+        "aclrtMallocHost",
+        "aclrtGetRunMode",
+    ],
 )
 def test_a_device_that_fails_while_it_is_opened(tmp_path: Path, function: str) -> None:
     put_model(tmp_path, "relu", elementwise("Relu"))

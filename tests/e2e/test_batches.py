@@ -9,10 +9,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import aclserve_server.engine.runner as engine_runner
-import aclserve_server.rpc.model as rpc_model
 import numpy as np
 import pytest
+
+import aclserve_server.engine.runner as engine_runner
+import aclserve_server.rpc.model as rpc_model
 from aclserve.errors import Unavailable
 from aclserve_client import Client
 from aclserve_server.emulator import EmulatorConfig

@@ -23,7 +23,17 @@ from aclserve_client import (
     Result,
 )
 from aclserve_server.emulator import EmulatorConfig
-from e2e.cases import Case, StreamCase, StringCase, assert_close, model_files, plain_cases, stream_case, string_cases
+from e2e.cases import (
+    Case,
+    StreamCase,
+    StringCase,
+    assert_close,
+    model_files,
+    plain_case,
+    plain_cases,
+    stream_case,
+    string_cases,
+)
 from serving import Serving, serving
 
 pytestmark = pytest.mark.needs_shared
@@ -127,6 +137,18 @@ def test_asynchronous_client(served: Serving) -> None:
         assert answers.result() == [str(case) for case in CASES]
 
     asyncio.run(both())
+
+
+def test_an_item_of_zero_rows_holds_up_no_other(client: Client) -> None:
+    """The empty item needs no device; the row that came in the same message does."""
+    cases = [plain_case("dynamic_axes_sum", name) for name in ("batch1", "batch0", "batch3")]
+    with client.stream("dynamic_axes_sum", order="submission") as stream:
+        stream.send_many([case.inputs for case in cases])
+        stream.finish()
+        results = list(stream.results())
+    assert len(results) == len(cases)
+    for case, result in zip(cases, results, strict=True):
+        case.check(result.raise_for_error().outputs)
 
 
 # String tensors.

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+
 from aclserve.errors import Cancelled
 from aclserve_client import AsyncClient
 from serving import Serving, elementwise, put_model, rows, serving
@@ -75,14 +76,13 @@ async def deserter(client: AsyncClient, number: int) -> None:
 
 
 async def one_round(address: str, seed: int) -> None:
-    async with AsyncClient(address) as one, AsyncClient(address) as other:
-        async with asyncio.TaskGroup() as group:
-            for number in range(STREAMS):
-                client = one if number % 2 else other
-                if number % 8 == 7:
-                    group.create_task(gone(client, number))
-                else:
-                    group.create_task(survivor(client, number, seed))
+    async with AsyncClient(address) as one, AsyncClient(address) as other, asyncio.TaskGroup() as group:
+        for number in range(STREAMS):
+            client = one if number % 2 else other
+            if number % 8 == 7:
+                group.create_task(gone(client, number))
+            else:
+                group.create_task(survivor(client, number, seed))
 
 
 async def gone(client: AsyncClient, number: int) -> None:

@@ -300,3 +300,28 @@ def test_times_within_a_known_layout_are_still_read() -> None:
             head = plain[: -4 - 1] + bytes((len(contents),))
             for _ in range(2):
                 check_unary(head + contents)
+
+
+def tensor_with(*sources: bytes) -> bytes:
+    """An item with one input of these encoded fields."""
+    body = b"\x10\x02" + b"".join(sources)
+    return b"\x1a" + bytes((len(body),)) + body
+
+
+def test_split_submessages_merge_and_leave_nothing_behind() -> None:
+    offset, length = b"\x2a\x02\x10\x05", b"\x2a\x02\x18\x07"
+    pattern, seed = b"\x32\x02\x08\x02", b"\x32\x02\x10\x09"
+    alone, split = tensor_with(length), tensor_with(offset, length)
+    filled, split_fill = tensor_with(pattern), tensor_with(pattern, seed)
+    unset = tensor_with(pattern, b"\x22\x00", seed)
+    for message in (alone, alone, alone, split, alone, split, filled, split_fill, unset, filled, split_fill) * 2:
+        check_unary(message)
+
+
+@pytest.mark.parametrize("value", [1 << 32, (1 << 32) + 0x0A, (1 << 35) - 1, (1 << 32) - 6, (1 << 32) - 8])
+def test_a_tag_has_32_bits(value: int) -> None:
+    contents = b"\x00" * 4
+    for tag in (wire.varint(value), b"\x43" + wire.varint(value)):
+        for message in (tag + contents, tag + contents + b"\x44", tensor_with(tag + contents)):
+            check_unary(message)
+            check_stream(message)

@@ -341,7 +341,7 @@ class Runtime:
                 task.run = task.poison = stream.running = None
                 if stream.tasks and stream.tasks[0] is task:
                     stream.tasks.popleft()
-                stream.done = max(stream.done, task.number)
+                stream.done = task.number if stream.tasks else stream.submitted
                 stream.progress.notify_all()
 
     def _head(self, stream: Stream) -> Task | None:

@@ -76,6 +76,7 @@ class Ticket:
     gear: Gear | None = None
     queue_rows: int = 0
     waiting: bool = False
+    parked: bool = False
     cancelled: bool = False
     pins: list[Pin] = field(default_factory=list)
 

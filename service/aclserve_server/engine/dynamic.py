@@ -7,22 +7,22 @@ stay.
 
 from __future__ import annotations
 
-import asyncio
 import math
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from time import perf_counter, perf_counter_ns
 
-from aclserve.errors import AclserveError, FailedPrecondition
+from aclserve.errors import FailedPrecondition
 from aclserve_server.device.buffers import Buffer
 from aclserve_server.device.dataset import Dataset
 from aclserve_server.device.device import Device
 from aclserve_server.device.model import Model
 from aclserve_server.device.thread import DeviceThread
 from aclserve_server.engine.batching import BatchQueue
-from aclserve_server.engine.contract import FreeContract, Part, Sink, Ticket, Wanted
-from aclserve_server.engine.items import Item, OutputTensor, Result, Timing
-from aclserve_server.engine.outcomes import BatchReport, Observer, expired, service_error
+from aclserve_server.engine.contract import FreeContract, Part, Ticket, Wanted
+from aclserve_server.engine.hazards import Hazards
+from aclserve_server.engine.items import OutputTensor, Result, Timing
+from aclserve_server.engine.outcomes import BatchReport, Observer, service_error
 from aclserve_server.engine.runner import Runner
 
 _ALIGNMENT = 64
@@ -74,64 +74,32 @@ class DynamicRunner(Runner):
         name: str,
         contract: FreeContract,
         queue: BatchQueue[Ticket],
+        hazards: Hazards,
         device: Device,
         model: Model,
         blocking: DeviceThread,
         observe: Observer,
     ) -> None:
-        """Allocates the datasets; runs on the event loop's thread with `blocking` doing the device's part."""
-        super().__init__(name, contract, observe)
+        super().__init__(name, contract, queue, hazards, observe)
         self.slots = []
-        self._queue = queue
         self._device = device
         self._model = model
         self._blocking = blocking
-        self._timer: asyncio.TimerHandle | None = None
         self._scratch = Scratch(device)
-
-    @property
-    def queue_rows(self) -> int:
-        return self._queue.rows
-
-    def submit(self, item: Item, sink: Sink) -> Ticket:
-        self._check_open()
-        ticket = self.contract.admit(item, sink, perf_counter())
-        ticket.owner = self
-        ticket.queue_rows = self._queue.rows
-        try:
-            self._queue.add(ticket)
-        except AclserveError:
-            ticket.release()
-            raise
-        self._loop.call_soon(self._pump)
-        return ticket
-
-    def cancel(self, ticket: Ticket) -> bool:
-        if self._queue.cancel(ticket):
-            ticket.release()
-            self._check_drained()
-            return True
-        ticket.cancelled = True
-        return False
 
     def close(self) -> None:
         self._scratch.close()
 
     def _pump(self) -> None:
+        self._pump_scheduled = False
         now = perf_counter()
-        for ticket in self._queue.expire(now):
-            ticket.release()
-            ticket.sink.deliver([expired(ticket)])
+        self._expire(now)
         if not self._in_flight and self._queue.rows:
             run = Run(self._queue.take()[0], perf_counter_ns())
             self._in_flight = 1
+            self._busy_until = now + (self._queue.costs.of(1) or 0.0)
             self._blocking.submit(lambda: self._work(run))
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        wakeup = self._queue.next_wakeup(idle=False)
-        if wakeup is not None:
-            self._timer = self._loop.call_later(max(wakeup - now, 0.0), self._pump)
+        self._call_again(now, idle=False)
         self._check_drained()
 
     def _work(self, run: Run) -> None:
@@ -227,7 +195,9 @@ class DynamicRunner(Runner):
                 0,
                 ticket.queue_rows,
             )
-        ticket.release()
+        self._release(ticket, failed=run.error is not None)
+        if run.error is None:
+            self._queue.costs.learn(1, (run.finished_ns - run.closed_ns) / 1e9)
         if not ticket.cancelled:
             ticket.sink.deliver([result])
         self._observe(

@@ -23,8 +23,9 @@ from aclserve_server.acl.errors import AclError
 from aclserve_server.device.faults import classify
 from aclserve_server.device.loading import ModelMemory
 from aclserve_server.engine.contract import Sink, Ticket
+from aclserve_server.engine.hazards import Hazards
 from aclserve_server.engine.items import Item
-from aclserve_server.engine.loading import Prepared, RunOptions, Threads, prepare
+from aclserve_server.engine.loading import Prepared, RunOptions, Threads, load, prepare
 from aclserve_server.engine.memory import MemoryManager, Pin
 from aclserve_server.engine.model_config import ModelConfig
 from aclserve_server.engine.outcomes import Observer
@@ -100,6 +101,7 @@ class Engine:
         self._bake = bake
         self._observe = observe
         self._changed = changed
+        self._hazards = Hazards()
         self._records: dict[tuple[str, int], Record] = {}
         self._latest: dict[str, Record] = {}
 
@@ -214,8 +216,6 @@ class Engine:
             log.warning(
                 "model %s: config.pbtxt has fields without effect: %s", entry.name, ", ".join(entry.config.unknown)
             )
-        if entry.config.instance_count > 1:
-            log.warning("model %s: instance_group.count %d is run as 1", entry.name, entry.config.instance_count)
         if entry.problem:
             record.state, record.reason = State.UNAVAILABLE, entry.problem
 
@@ -258,7 +258,7 @@ class Engine:
         except AclError as error:
             raise _model_error(error) from error
         try:
-            runner = await prepared.start(record.name, threads, self._options, self._observe)
+            runner = await prepared.start(record.name, threads, self._options, self._hazards, self._observe)
         except BaseException:
             await threads.blocking.run(prepared.close)
             raise
@@ -278,12 +278,14 @@ class Engine:
             memory = ModelMemory(
                 options.work.buffer if options.work else None, options.weight.buffer if options.weight else None
             )
-        model = device.load_model(source, memory)
+        models, weights = load(device, source, memory, 1 if memory is not None else record.config.instance_count)
         try:
-            pin = self._memory.pin
-            return prepare(device, model, record.config, record.synchronous, self._options, pin)
+            return prepare(device, models, weights, record.config, record.synchronous, self._options, self._memory.pin)
         except BaseException:
-            model.close()
+            for model in models:
+                model.close()
+            if weights is not None:
+                weights.close()
             raise
 
     def _content(self, file: Path, config: ModelConfig) -> Path | bytes:

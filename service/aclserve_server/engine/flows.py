@@ -1,4 +1,4 @@
-"""Who is next among streams of equal priority: fair by rows, and the earliest deadline first among those at their share.
+"""Who is next among streams of equal priority: fair by rows, and earliest deadline first among those at their share.
 
 Every stream with waiting tickets is a flow with a virtual time, the rows it has been given since it became active, on a scale
 that all flows of the level share. The flow furthest behind is next (start-time fair queueing), unless the flow with the
@@ -29,7 +29,7 @@ T = TypeVar("T", bound=Ticket)
 
 
 class Flow(Generic[T]):
-    """The waiting tickets of one stream. `version` counts changes of its place, so that stale heap entries are known."""
+    """The waiting tickets of one stream. `version` counts changes of its place, to tell stale heap entries."""
 
     __slots__ = ("given", "tickets", "version")
 

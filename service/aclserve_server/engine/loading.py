@@ -7,16 +7,20 @@ from __future__ import annotations
 
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 
 from aclserve.errors import FailedPrecondition
+from aclserve_server.device.buffers import Buffer
 from aclserve_server.device.description import Gear, ModelDescription
 from aclserve_server.device.device import Device
+from aclserve_server.device.loading import ModelMemory, ModelSource
 from aclserve_server.device.model import Model
 from aclserve_server.device.reports import ReportThread
 from aclserve_server.device.thread import DeviceThread
 from aclserve_server.engine.batching import BatchQueue
 from aclserve_server.engine.contract import Contract, FreeContract, PinFunction, RowContract, ShapeContract, Ticket
 from aclserve_server.engine.dynamic import DynamicRunner
+from aclserve_server.engine.hazards import Hazards
 from aclserve_server.engine.independence import mixes_rows
 from aclserve_server.engine.lane import AsyncLane, Lane, SyncLane
 from aclserve_server.engine.model_config import ModelConfig
@@ -27,12 +31,17 @@ from aclserve_server.engine.slots import Slot
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How models are run: slots per model, rows that may wait, delay for company (s), rows packed on the loop up to."""
+    """How models are run.
+
+    `slots` per instance; `max_queue_rows` may wait; `max_queue_delay_s` for company; tensors up to `pack_inline_bytes` are
+    packed on the event loop; a stream gives a batch at most `max_rows_per_stream` rows (0: no bound).
+    """
 
     slots: int
     max_queue_rows: int
     max_queue_delay_s: float
     pack_inline_bytes: int
+    max_rows_per_stream: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,80 +54,131 @@ class Threads:
     reports: ReportThread
 
 
-@dataclass(slots=True, eq=False)
-class Prepared:
-    """A model ready to run: how it is used, and its slots."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Instance:
+    """The model loaded once: an id of its own, a lane of its own, and slots for it."""
 
     model: Model
-    contract: Contract
     slots: list[Slot]
+
+
+@dataclass(slots=True, eq=False)
+class Prepared:
+    """A model ready to run: how it is used, and its instances. They share `weights`, where there are several."""
+
+    instances: list[Instance]
+    contract: Contract
     synchronous: bool
     batched: bool
     batching_reason: str
     delay_s: float
+    weights: Buffer | None = None
+
+    @property
+    def model(self) -> Model:
+        """The first instance's model; the others are alike."""
+        return self.instances[0].model
+
+    @property
+    def slots(self) -> list[Slot]:
+        """The slots of all instances."""
+        return [slot for instance in self.instances for slot in instance.slots]
 
     def close(self) -> None:
-        """Frees slots and model, on an ACL thread, when no runner uses them."""
-        for slot in self.slots:
-            slot.close()
-        self.model.close()
+        """Frees slots, models and weights, on an ACL thread, when no runner uses them."""
+        for instance in self.instances:
+            for slot in instance.slots:
+                slot.close()
+            instance.model.close()
+        if self.weights is not None:
+            self.weights.close()
 
-    async def start(self, name: str, threads: Threads, options: RunOptions, observe: Observer) -> Runner:
+    async def start(
+        self, name: str, threads: Threads, options: RunOptions, hazards: Hazards, observe: Observer
+    ) -> Runner:
         """Makes the runner on the event loop; what it needs of the device it makes on the device thread."""
         contract = self.contract
+        queue = self._queue(options)
         if isinstance(contract, FreeContract):
-            queue = self._queue(options, 1, 1)
-            return DynamicRunner(name, contract, queue, threads.device, self.model, threads.blocking, observe)
-        rows = contract.max_rows if isinstance(contract, RowContract) else 1
-        items = rows if self.batched else 1
-        runner = BatchRunner(
-            name,
-            contract,
-            self._queue(options, rows, items),
-            self.slots,
-            threads.calls,
-            options.pack_inline_bytes,
-            observe,
-        )
-        runner.attach(await threads.calls.run(lambda: self._lane(threads, runner)))
+            return DynamicRunner(name, contract, queue, hazards, threads.device, self.model, threads.blocking, observe)
+        runner = BatchRunner(name, contract, queue, hazards, threads.calls, options.pack_inline_bytes, observe)
+        try:
+            for instance in self.instances:
+                lane = await threads.calls.run(partial(self._lane, threads, instance.model, runner))
+                runner.attach(lane, instance.slots)
+        except BaseException:
+            await threads.blocking.run(runner.close)
+            raise
         return runner
 
-    def _queue(self, options: RunOptions, rows: int, items: int) -> BatchQueue[Ticket]:
+    def _queue(self, options: RunOptions) -> BatchQueue[Ticket]:
+        contract = self.contract
+        rows = contract.max_rows if isinstance(contract, RowContract) else 1
         return BatchQueue(
-            max_rows=rows, max_items=items, max_queue_rows=max(options.max_queue_rows, rows), max_delay=self.delay_s
+            max_rows=rows,
+            max_items=rows if self.batched else 1,
+            max_queue_rows=max(options.max_queue_rows, rows),
+            max_delay=self.delay_s,
+            max_rows_per_stream=options.max_rows_per_stream,
+            gears=[count for count, _ in contract.gears] if isinstance(contract, RowContract) else (),
         )
 
-    def _lane(self, threads: Threads, runner: BatchRunner) -> Lane:
+    def _lane(self, threads: Threads, model: Model, runner: BatchRunner) -> Lane:
         if self.synchronous:
-            return SyncLane(threads.device, self.model, threads.blocking, runner.finished)
-        return AsyncLane(threads.device, self.model, threads.reports, runner.finished)
+            return SyncLane(threads.device, model, threads.blocking, runner.finished)
+        return AsyncLane(threads.device, model, threads.reports, runner.finished)
+
+
+def load(
+    device: Device, source: ModelSource, memory: ModelMemory | None, count: int
+) -> tuple[list[Model], Buffer | None]:
+    """Loads a model `count` times; several instances share one copy of the weights, which is returned with them."""
+    with ExitStack() as undo:
+        weights = None
+        if count > 1 and memory is None:
+            size = device.query_model_size(source)[1]
+            if size:
+                weights = undo.enter_context(device.allocate(size))
+                memory = ModelMemory(None, weights)
+        models = [undo.enter_context(device.load_model(source, memory)) for _ in range(count)]
+        undo.pop_all()
+        return models, weights
 
 
 def prepare(
-    device: Device, model: Model, config: ModelConfig, synchronous: bool, options: RunOptions, pin: PinFunction
+    device: Device,
+    models: list[Model],
+    weights: Buffer | None,
+    config: ModelConfig,
+    synchronous: bool,
+    options: RunOptions,
+    pin: PinFunction,
 ) -> Prepared:
-    """Decides how the model is used and allocates its slots. On failure the model stays open and nothing else does."""
-    description = model.description
+    """Decides how the model is used and allocates its slots. On failure the models stay open and nothing else does."""
+    description = models[0].description
     delay = config.max_queue_delay_us / 1e6 if config.max_queue_delay_us is not None else options.max_queue_delay_s
     if description.unknown_shape:
         contract: Contract = FreeContract(description, pin)
-        return Prepared(model, contract, [], True, False, "its output shapes are known only after the run", 0.0)
+        reason = "its output shapes are known only after the run"
+        return Prepared([Instance(model, []) for model in models], contract, True, False, reason, 0.0, weights)
     gears, reason = row_gears(description, config)
     with ExitStack() as undo:
-        slots = [undo.enter_context(closing(Slot(device, description))) for _ in range(options.slots)]
+        instances = [
+            Instance(model, [undo.enter_context(closing(Slot(device, description))) for _ in range(options.slots)])
+            for model in models
+        ]
         batched = bool(gears)
         if not gears:
             contract = ShapeContract(description, pin)
         else:
             contract = RowContract(description, pin, gears)
-            mixed = mixes_rows(device, model, contract, slots[0])
+            mixed = mixes_rows(device, models[0], contract, instances[0].slots[0])
             if mixed or config.max_batch_size == 0:
                 batched = False
                 reason = mixed or "max_batch_size is 0 in its configuration"
                 contract = RowContract(description, pin, gears, mixes_rows=bool(mixed))
-        prepared = Prepared(model, contract, slots, synchronous, batched, reason, delay)
         undo.pop_all()
-        return prepared
+    return Prepared(instances, contract, synchronous, batched, reason, delay, weights)
 
 
 def row_gears(description: ModelDescription, config: ModelConfig) -> tuple[list[tuple[int, Gear]], str]:

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from time import perf_counter, perf_counter_ns
 
-from aclserve.errors import AclserveError, FailedPrecondition
+from aclserve.errors import AclserveError, DeadlineExceeded, FailedPrecondition
 from aclserve_server.device.formats import nchw_from_nc1hwc0
 from aclserve_server.device.thread import DeviceThread
 from aclserve_server.engine.batch import Batch, form, pack
 from aclserve_server.engine.batching import BatchQueue
 from aclserve_server.engine.contract import Contract, Sink, Ticket
+from aclserve_server.engine.hazards import Hazards
 from aclserve_server.engine.items import Item, OutputTensor, Result, Timing
 from aclserve_server.engine.lane import Lane
 from aclserve_server.engine.outcomes import Observer, expired, report, service_error, timing
@@ -34,11 +35,19 @@ class Runner:
     contract: Contract
     slots: list[Slot]
 
-    def __init__(self, name: str, contract: Contract, observe: Observer) -> None:
+    def __init__(
+        self, name: str, contract: Contract, queue: BatchQueue[Ticket], hazards: Hazards, observe: Observer
+    ) -> None:
         self.name = name
         self.contract = contract
+        self._queue = queue
+        self._hazards = hazards
         self._observe = observe
         self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._pump_scheduled = False
+        self._parked = 0
+        self._busy_until = 0.0
         self._in_flight = 0
         self._draining = False
         self._drained = asyncio.Event()
@@ -46,15 +55,40 @@ class Runner:
     @property
     def queue_rows(self) -> int:
         """Rows that wait."""
-        raise NotImplementedError
+        return self._queue.rows
 
     def submit(self, item: Item, sink: Sink) -> Ticket:
         """Admits an item; its one answer reaches `sink` later. Raises what is wrong with it instead of answering."""
-        raise NotImplementedError
+        if self._draining:
+            raise FailedPrecondition(f"model {self.name!r} is being unloaded", reason="MODEL_NOT_READY")
+        ticket = self.contract.admit(item, sink, perf_counter())
+        ticket.owner = self
+        ticket.queue_rows = self._queue.rows
+        try:
+            self._refuse_if_hopeless(ticket)
+            if not ticket.rows:
+                self._answer_empty(ticket)
+            elif not ticket.pins or self._hazards.enter(ticket, self._unpark):
+                self._enqueue(ticket)
+            else:
+                ticket.parked = True
+                self._parked += 1
+        except AclserveError:
+            self._release(ticket, failed=True)
+            raise
+        return ticket
 
     def cancel(self, ticket: Ticket) -> bool:
         """Takes back an item that waits: True, and the caller sends the answer. One that runs is discarded."""
-        raise NotImplementedError
+        if ticket.parked:
+            ticket.parked = False
+            self._parked -= 1
+        elif not self._queue.cancel(ticket):
+            ticket.cancelled = True
+            return False
+        self._release(ticket, failed=True)
+        self._check_drained()
+        return True
 
     async def drain(self) -> None:
         """Takes no more items and returns when all admitted ones are answered."""
@@ -66,12 +100,74 @@ class Runner:
         """Frees what the runner itself holds of the device (not the slots), on an ACL thread, after `drain`."""
         raise NotImplementedError
 
-    def _check_open(self) -> None:
-        if self._draining:
-            raise FailedPrecondition(f"model {self.name!r} is being unloaded", reason="MODEL_NOT_READY")
+    def _enqueue(self, ticket: Ticket) -> None:
+        self._queue.add(ticket)
+        if not self._pump_scheduled:
+            self._pump_scheduled = True
+            self._loop.call_soon(self._pump)
+
+    def _unpark(self, ticket: Ticket, written: bool) -> None:
+        """What the ticket's buffers had to wait for is done."""
+        ticket.parked = False
+        self._parked -= 1
+        try:
+            if not written:
+                raise FailedPrecondition(
+                    "the item before this one, which was to write an input buffer of it, has failed; send both again",
+                    reason="INPUT_NOT_WRITTEN",
+                )
+            self._enqueue(ticket)
+        except AclserveError as error:
+            self._release(ticket, failed=True)
+            ticket.sink.deliver([Result(ticket.item_id, ticket.capture_time, error=error)])
+            self._check_drained()
+
+    def _release(self, ticket: Ticket, *, failed: bool) -> None:
+        """Lets go of all that a ticket holds, and of those that wait for it."""
+        if ticket.pins:
+            self._hazards.leave(ticket, failed=failed)
+        ticket.release()
+
+    def _expire(self, now: float) -> None:
+        """Answers the items whose deadline has come."""
+        for ticket in self._queue.expire(now):
+            self._release(ticket, failed=True)
+            ticket.sink.deliver([expired(ticket)])
+
+    def _pump(self) -> None:
+        """Starts what is due, and sees to it that it is called again in time."""
+        raise NotImplementedError
+
+    def _call_again(self, now: float, *, idle: bool) -> None:
+        """Arms the timer for the queue's next change by time."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        wakeup = self._queue.next_wakeup(idle=idle)
+        if wakeup is not None:
+            self._timer = self._loop.call_later(max(wakeup - now, 0.0), self._pump)
+
+    def _refuse_if_hopeless(self, ticket: Ticket) -> None:
+        """Refuses an item at once whose deadline will pass before its turn comes, by what was learned."""
+        if ticket.deadline is None:
+            return
+        wait = self._queue.predicted_wait(max(self._busy_until - ticket.received, 0.0))
+        allowed = ticket.deadline - ticket.received
+        if wait is not None and wait > allowed:
+            raise DeadlineExceeded(
+                f"the item would wait about {wait * 1e3:.0f} ms for its execution, its deadline allows "
+                f"{allowed * 1e3:.0f} ms; allow more, or send less",
+                reason="DEADLINE_UNREACHABLE",
+                metadata={"predicted_wait_ms": f"{wait * 1e3:.0f}", "allowed_ms": f"{allowed * 1e3:.0f}"},
+                retry_delay=wait,
+            )
+
+    def _answer_empty(self, ticket: Ticket) -> None:
+        """Answers an item without rows, which needs no device."""
+        raise NotImplementedError
 
     def _check_drained(self) -> None:
-        if self._draining and not self._in_flight and not self.queue_rows:
+        if self._draining and not self._in_flight and not self._queue.rows and not self._parked:
             self._drained.set()
 
 
@@ -83,56 +179,26 @@ class BatchRunner(Runner):
         name: str,
         contract: Contract,
         queue: BatchQueue[Ticket],
-        slots: list[Slot],
+        hazards: Hazards,
         device_thread: DeviceThread,
         inline_bytes: int,
         observe: Observer,
     ) -> None:
         """`inline_bytes`: batches with a longer tensor are packed on the device thread. `attach` comes next."""
-        super().__init__(name, contract, observe)
-        self.slots = slots
-        self._queue = queue
-        self._free = list(slots)
+        super().__init__(name, contract, queue, hazards, observe)
+        self.slots = []
+        self._free: list[Slot] = []
         self._device_thread = device_thread
         self._inline_bytes = inline_bytes
-        self._lane: Lane | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._pump_scheduled = False
+        self._lanes: dict[Slot, Lane] = {}
+        self._loads: dict[Lane, int] = {}
 
-    def attach(self, lane: Lane) -> None:
-        """Gives the runner its lane, whose `finished` is `self.finished`."""
-        self._lane = lane
-
-    @property
-    def queue_rows(self) -> int:
-        return self._queue.rows
-
-    def submit(self, item: Item, sink: Sink) -> Ticket:
-        self._check_open()
-        now = perf_counter()
-        ticket = self.contract.admit(item, sink, now)
-        if ticket.rows == 0:
-            self._answer_empty(ticket)
-            return ticket
-        ticket.owner = self
-        ticket.queue_rows = self._queue.rows
-        try:
-            self._queue.add(ticket)
-        except AclserveError:
-            ticket.release()
-            raise
-        if not self._pump_scheduled:
-            self._pump_scheduled = True
-            self._loop.call_soon(self._pump)
-        return ticket
-
-    def cancel(self, ticket: Ticket) -> bool:
-        if self._queue.cancel(ticket):
-            ticket.release()
-            self._check_drained()
-            return True
-        ticket.cancelled = True
-        return False
+    def attach(self, lane: Lane, slots: Sequence[Slot]) -> None:
+        """Gives the runner an instance of the model: its lane, whose `finished` is `self.finished`, and its slots."""
+        self.slots += slots
+        self._free += slots
+        self._lanes |= dict.fromkeys(slots, lane)
+        self._loads[lane] = 0
 
     def finished(self, batch: Batch) -> None:
         """The lane's report of a batch, from any thread."""
@@ -140,8 +206,8 @@ class BatchRunner(Runner):
             self._loop.call_soon_threadsafe(self._complete, batch)
 
     def close(self) -> None:
-        if self._lane is not None:
-            self._lane.close()
+        for lane in self._loads:
+            lane.close()
 
     def _answer_empty(self, ticket: Ticket) -> None:
         """Zero rows need no device."""
@@ -152,7 +218,7 @@ class BatchRunner(Runner):
             assert shape is not None
             outputs.append(OutputTensor(info.name, info.dtype, shape, None if wanted.slice else b"", wanted.slice))
         result = Result(ticket.item_id, ticket.capture_time, outputs, None, Timing(queue_rows=self._queue.rows))
-        ticket.release()
+        self._release(ticket, failed=False)
         self._in_flight += 1
         self._loop.call_soon(self._deliver_empty, ticket, result)
 
@@ -160,39 +226,36 @@ class BatchRunner(Runner):
         self._in_flight -= 1
         if not ticket.cancelled:
             ticket.sink.deliver([result])
+        self._pump()  # what came meanwhile saw a busy device and waits
         self._check_drained()
 
     def _pump(self) -> None:
-        """Closes as many batches as are due and have a slot."""
         self._pump_scheduled = False
-        queue = self._queue
         now = perf_counter()
-        late = queue.expire(now)
-        for ticket in late:
-            ticket.release()
-            ticket.sink.deliver([expired(ticket)])
-        while self._free and queue.ready(now, idle=not self._in_flight):
-            self._dispatch(queue.take())
-        self._arm(now)
-        if late:
-            self._check_drained()
+        self._expire(now)
+        while self._free:
+            slot = min(self._free, key=self._load)
+            if not self._queue.ready(now, idle=not self._load(slot)):
+                break
+            self._free.remove(slot)
+            self._dispatch(slot, now)
+        self._call_again(now, idle=any(not self._load(slot) for slot in self._free))
+        self._check_drained()
 
-    def _arm(self, now: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        wakeup = self._queue.next_wakeup(idle=not self._in_flight)
-        if wakeup is not None:
-            self._timer = self._loop.call_later(max(wakeup - now, 0.0), self._pump)
+    def _load(self, slot: Slot) -> int:
+        """Batches that the slot's instance has to do."""
+        return self._loads[self._lanes[slot]]
 
-    def _dispatch(self, tickets: list[Ticket]) -> None:
-        batch = form(self.contract, self._free.pop(), tickets)
+    def _dispatch(self, slot: Slot, now: float) -> None:
+        batch = form(self.contract, slot, self._queue.take())
+        lane = self._lanes[slot]
+        self._loads[lane] += 1
         self._in_flight += 1
+        cost = self._queue.costs.of(batch.rows) or 0.0
+        self._busy_until = max(self._busy_until, now) + cost / len(self._loads)
         largest = max(
-            (part.size_bytes for ticket in tickets for part in ticket.parts if part.data is not None), default=0
+            (part.size_bytes for ticket in batch.tickets for part in ticket.parts if part.data is not None), default=0
         )
-        assert self._lane is not None
-        lane = self._lane
         if largest <= self._inline_bytes:
             pack(batch)
             self._device_thread.submit(lambda: lane.enter(batch))
@@ -202,21 +265,27 @@ class BatchRunner(Runner):
     def _complete(self, batch: Batch) -> None:
         """Answers a batch's items; first sees to it that the device has something to do meanwhile."""
         self._in_flight -= 1
+        self._loads[self._lanes[batch.slot]] -= 1
+        if not self._in_flight:
+            self._busy_until = 0.0
+        if batch.error is None:
+            self._queue.costs.learn(batch.gear_rows or 1, (batch.finished_ns - batch.started_ns) / 1e9)
         if self._free:
             self._pump()
         code = "OK"
-        if batch.error is None:
-            self._answer(batch)
-        else:
-            error = service_error(batch.error)
-            code = error.code_name
-            self._fail(batch, error)
-        for ticket in batch.tickets:
-            ticket.release()
-        self._free.append(batch.slot)
+        try:
+            if batch.error is None:
+                self._answer(batch)
+            else:
+                error = service_error(batch.error)
+                code = error.code_name
+                self._fail(batch, error)
+        finally:
+            for ticket in batch.tickets:
+                self._release(ticket, failed=batch.error is not None)
+            self._free.append(batch.slot)
         self._observe(report(self.name, batch, code))
         self._pump()
-        self._check_drained()
 
     def _answer(self, batch: Batch) -> None:
         by_sink: dict[Sink, list[Result]] = {}
