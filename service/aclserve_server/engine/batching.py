@@ -11,8 +11,8 @@ A batch closes
 While the device is busy only a full batch closes, so that it can be copied a slot ahead; all else waits uncopied, where
 it can still be cancelled, dropped, expire, or gain company.
 
-Who is in it: higher priorities first; but a priority that was passed over for `STARVED` batches in a row goes first in the
-next one, so none starves. Within a priority streams share by rows (`flows.py`), optionally with at most
+Who is in it: higher priorities first; but a priority that was passed over for `STARVED` batches in a row goes first
+in the next one, so none starves. Within a priority streams share by rows (`flows.py`), optionally with at most
 `max_rows_per_stream` of one stream in a batch.
 
 Invariants (tests/engine/test_batching.py holds them against random histories):

@@ -23,8 +23,8 @@ class GearCosts:
     def of(self, rows: int) -> float | None:
         """The expected time of executing `rows` in the smallest gear that fits.
 
-        Where that gear has not run yet, the nearest larger one that has tells a safe bound, then the nearest smaller one,
-        scaled by rows. None before the first execution.
+        Where that gear has not run yet, the nearest larger one that has tells a safe bound, then the nearest smaller
+        one, scaled by rows. None before the first execution.
         """
         gear = self.gear_for(rows)
         for known in self.gears:

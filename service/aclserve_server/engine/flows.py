@@ -1,9 +1,10 @@
 """Who is next among streams of equal priority: fair by rows, and earliest deadline first among those at their share.
 
-Every stream with waiting tickets is a flow with a virtual time, the rows it has been given since it became active, on a scale
-that all flows of the level share. The flow furthest behind is next (start-time fair queueing), unless the flow with the
-earliest deadline is at most one batch of rows ahead of it: then that one is. So deadlines reorder within a batch's worth of
-rows, and no stream gains more than that by sending more, or by asking for haste. Within a stream the order of arrival holds.
+Every stream with waiting tickets is a flow with a virtual time, the rows it has been given since it became active, on
+a scale that all flows of the level share. The flow furthest behind is next (start-time fair queueing), unless the
+flow with the earliest deadline is at most one batch of rows ahead of it: then that one is. So deadlines reorder
+within a batch's worth of rows, and no stream gains more than that by sending more, or by asking for haste. Within a
+stream the order of arrival holds.
 """
 
 from __future__ import annotations

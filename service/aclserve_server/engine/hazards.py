@@ -1,9 +1,9 @@
 """Order between items that share clients' buffers, so that models can be chained on the device.
 
-An item that reads a buffer waits for the item before it that writes the buffer; one that writes waits for those before it
-that read or write it. "Before" is the order of arrival. So a client sends both items of a chain one after the other, without
-waiting for an answer, and the second model finds what the first one wrote. Where the writer fails, so does the reader: it
-would have read something else than was meant.
+An item that reads a buffer waits for the item before it that writes the buffer; one that writes waits for those
+before it that read or write it. "Before" is the order of arrival. So a client sends both items of a chain one after
+the other, without waiting for an answer, and the second model finds what the first one wrote. Where the writer fails,
+so does the reader: it would have read something else than was meant.
 
 Pure bookkeeping; everything belongs to the event loop.
 """

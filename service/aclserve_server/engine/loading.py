@@ -33,8 +33,9 @@ from aclserve_server.engine.slots import Slot
 class RunOptions:
     """How models are run.
 
-    `slots` per instance; `max_queue_rows` may wait; `max_queue_delay_s` for company; tensors up to `pack_inline_bytes` are
-    packed on the event loop; a stream gives a batch at most `max_rows_per_stream` rows (0: no bound).
+    `slots` per instance; `max_queue_rows` may wait; `max_queue_delay_s` for company; tensors up to
+    `pack_inline_bytes` are packed on the event loop; a stream gives a batch at most `max_rows_per_stream` rows (0: no
+    bound).
     """
 
     slots: int
