@@ -159,6 +159,15 @@ class Config:
     max_stream_items: int = _option(
         128, "items of one stream that are accepted and not yet answered", unit="items", minimum=1, maximum=1 << 16
     )
+    max_stream_bytes: int = _option(
+        256 * _MIB,
+        "bytes of one stream's inline inputs that are accepted and not yet answered",
+        unit="bytes",
+        minimum=64 * _KIB,
+    )
+    max_rows_per_stream: int = _option(
+        0, "rows that one stream gives to one execution at the most; 0 sets no bound", unit="rows", minimum=0
+    )
     max_queue_delay_us: int = _option(
         0,
         "longest time a row waits for company",

@@ -43,6 +43,7 @@ from aclserve_server.rpc.model import ModelService
 from aclserve_server.rpc.model_config import read_model_config
 from aclserve_server.rpc.reflection import add_reflection
 from aclserve_server.rpc.status import ErrorInterceptor
+from aclserve_server.rpc.stream import StreamLimits
 from aclserve_server.rpc.wire_fields import check_descriptors
 
 log = logging.getLogger(__name__)
@@ -155,7 +156,11 @@ class Server:
     def _engine(self, threads: Threads) -> Engine:
         config = self.config
         options = RunOptions(
-            config.slots, config.max_queue_rows, config.max_queue_delay_us / 1e6, config.pack_inline_bytes
+            config.slots,
+            config.max_queue_rows,
+            config.max_queue_delay_us / 1e6,
+            config.pack_inline_bytes,
+            config.max_rows_per_stream,
         )
         return Engine(
             threads,
@@ -179,7 +184,8 @@ class Server:
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
             ],
         )
-        self.models = ModelService(self.engine, self.memory, config.max_stream_items, config.max_message_bytes)
+        limits = StreamLimits(config.max_stream_items, config.max_stream_bytes, config.max_message_bytes)
+        self.models = ModelService(self.engine, self.memory, limits, config.max_queue_rows)
         self.models.add_to_server(server)
         memory_pb2_grpc.add_MemoryServiceServicer_to_server(MemoryService(self.memory, devices), server)
         device_pb2_grpc.add_DeviceServiceServicer_to_server(DeviceService(devices, info, self._uptime_s), server)

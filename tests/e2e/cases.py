@@ -6,6 +6,7 @@ They lie in the folder of shared data; its manifest names them. Arrays are read 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -139,6 +140,15 @@ def model_files() -> dict[str, Path]:
     for node in manifest["node_cases"]:
         files[node_model(node["name"])] = DATA / "node" / node["name"] / "model.onnx"
     return files
+
+
+def copy_model(root: Path, model: str, name: str = "", config: str = "") -> None:
+    """Puts a model into a repository, under its own name or another, with a configuration if one is given."""
+    folder = root / (name or model) / "1"
+    folder.mkdir(parents=True)
+    shutil.copyfile(model_files()[model], folder / "model.onnx")
+    if config:
+        (folder.parent / "config.pbtxt").write_text(config)
 
 
 def node_model(name: str) -> str:

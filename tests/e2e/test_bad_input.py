@@ -118,7 +118,7 @@ UNAVAILABLE = {
     "compiled": "offline model",
     "corrupt": "model",
     "disguised": "offline model",
-    "empty": "no version",
+    "empty": "it has no version",
     "file-link": "leads out of the repository",
     "link": "leads out of the repository",
     "no-file": "neither model.om nor model.onnx",
@@ -145,6 +145,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 def raw(service: Serving) -> Iterator[Raw]:
     with Raw(service.address) as connected:
         connected.call("models", "UnloadModel", model_pb2.UnloadModelRequest(model="spare"))
+        free = model_pb2.InferRequest(model="free", inputs=[tensor("x", np.eye(4, dtype=np.float32))])
+        connected.infer(free)  # models of free shapes keep the memory of their largest item
         yield connected
 
 
@@ -376,7 +378,9 @@ def test_strange_time_limits(raw: Raw) -> None:
     request = model_pb2.InferRequest(model="relu", inputs=[x_rows()])
     for limit in (Duration(seconds=-1), Duration(seconds=-(1 << 63)), Duration(nanos=-1), Duration()):
         request.timeout.CopyFrom(limit)
-        check(both_ways(raw, request), Code.DEADLINE_EXCEEDED, "ITEM_EXPIRED")
+        refusal = refused(lambda: raw.infer(request))
+        assert refusal.code is Code.DEADLINE_EXCEEDED
+        assert refusal.reason in ("ITEM_EXPIRED", "DEADLINE_UNREACHABLE")
     for limit in (Duration(seconds=BIG), Duration(seconds=315_576_000_000, nanos=999_999_999)):
         request.timeout.CopyFrom(limit)
         assert raw.infer(request).outputs.tensors[0].data == rows(0, 1).tobytes()
@@ -487,7 +491,6 @@ def test_output_of_unknown_size_that_does_not_fit(raw: Raw, lease: str) -> None:
     request.outputs.add(name="y", buffer=BufferSlice(buffer_id=buffer_id))
     refusal = both_ways(raw, request, lease)
     check(refusal, Code.FAILED_PRECONDITION, "BUFFER_TOO_SMALL", ("'y'", "32 bytes", "24"))
-    assert raw.read(lease, buffer_id) == bytes(24) or len(raw.read(lease, buffer_id)) == 24
 
 
 def test_a_refused_item_lets_go_of_its_buffers(raw: Raw, lease: str) -> None:
@@ -943,12 +946,12 @@ def test_bad_models_are_listed_with_their_reason_and_the_others_are_served(raw: 
         state, reason = states[name]
         assert state == model_pb2.MODEL_STATE_UNAVAILABLE, name
         assert says in reason, (name, reason)
-        Refusal(INVALID, "LISTED", reason).check_clean()
+        Refusal(INVALID, "LISTED", reason).check_clean(("<model>/1/",))
 
 
 @pytest.mark.parametrize("name", UNAVAILABLE)
 def test_a_bad_model_cannot_be_loaded_later_either(raw: Raw, name: str) -> None:
-    refusal = refused(lambda: raw.call("models", "LoadModel", load(name)))
+    refusal = refused(lambda: raw.call("models", "LoadModel", load(name)), ("<model>/1/",))
     assert refusal.code in (INVALID, Code.FAILED_PRECONDITION, Code.UNIMPLEMENTED), refusal
     assert UNAVAILABLE[name] in refusal.message
 
@@ -999,7 +1002,7 @@ def start(tmp_path: Path, emulator: Emulator, **options: Any) -> None:
     asyncio.run(attempt())
 
 
-@pytest.mark.parametrize(("count", "device"), [(1, 1), (1, 65535), (0, 0)])
+@pytest.mark.parametrize(("count", "device"), [(1, 1), (1, 65535), (2, 2)])
 def test_no_such_device(tmp_path: Path, count: int, device: int) -> None:
     emulator = Emulator(EmulatorConfig(device_count=count))
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +27,7 @@ from e2e.cases import (
     StreamCase,
     StringCase,
     assert_close,
+    copy_model,
     model_files,
     plain_case,
     plain_cases,
@@ -44,15 +44,19 @@ RUN_MODES = ("device", "host")
 CLIENTS = 4
 
 
-@pytest.fixture(scope="module", params=RUN_MODES)
-def served(request: pytest.FixtureRequest, shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    """One server with every model of the shared data."""
+@pytest.fixture(scope="module")
+def repository(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every model of the shared data."""
     root = tmp_path_factory.mktemp("models")
-    for name, file in model_files().items():
-        folder = root / name / "1"
-        folder.mkdir(parents=True)
-        shutil.copyfile(file, folder / "model.onnx")
-    with serving(root, emulator=EmulatorConfig(run_mode=request.param)) as server:
+    for name in model_files():
+        copy_model(root, name)
+    return root
+
+
+@pytest.fixture(scope="module", params=RUN_MODES)
+def served(request: pytest.FixtureRequest, repository: Path) -> Iterator[Serving]:
+    """One server for all models."""
+    with serving(repository, emulator=EmulatorConfig(run_mode=request.param)) as server:
         yield server
 
 
@@ -69,6 +73,23 @@ def test_all_models_are_listed_and_those_with_strings_alone_are_unavailable(clie
     unavailable = {name for name, state in states.items() if state is not ModelState.READY}
     assert unavailable == {case.model for case in STRINGS}
     assert all(states[name] is ModelState.UNAVAILABLE for name in unavailable)
+
+
+@pytest.mark.parametrize(
+    ("model", "batching", "max_rows", "mode"),
+    [
+        ("magika_v3_3", "rows", 32, "asynchronous"),
+        ("dynamic_axes_sum", "rows", 32, "asynchronous"),
+        ("mnist", "none", 1, "asynchronous"),
+        ("silero_vad", "none", 1, "synchronous"),
+        ("data_dependent_shape", "none", 1, "synchronous"),
+        ("node_reduce_sum_empty_set", "none", 1, "asynchronous"),
+    ],
+)
+def test_how_models_are_run(client: Client, model: str, batching: str, max_rows: int, mode: str) -> None:
+    """Symbolic rows are batched, static models run item by item, unknown shapes need the synchronous way."""
+    described = client.describe(model)
+    assert (described.batching, described.max_rows, described.execution_mode) == (batching, max_rows, mode)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -121,7 +142,7 @@ def test_asynchronous_client(served: Serving) -> None:
         case.check((await client.infer(case.model, case.inputs)).outputs)
 
     async def streamed(client: AsyncClient) -> list[str]:
-        ids = []
+        ids: list[str] = []
         async with client.stream(order="submission") as stream:
             items = [Item(case.inputs, id=str(case), model=case.model) for case in CASES]
             async for result in stream.map(items):
@@ -137,6 +158,13 @@ def test_asynchronous_client(served: Serving) -> None:
         assert answers.result() == [str(case) for case in CASES]
 
     asyncio.run(both())
+
+
+@pytest.mark.parametrize("run_mode", RUN_MODES)
+def test_as_the_newest_release_behaves(repository: Path, run_mode: str) -> None:
+    config = EmulatorConfig(run_mode=run_mode, profile="9.1")
+    with serving(repository, emulator=config) as server, Client(server.address) as client:
+        assert answer_over_one_stream(client, CASES) == len(CASES)
 
 
 def test_an_item_of_zero_rows_holds_up_no_other(client: Client) -> None:

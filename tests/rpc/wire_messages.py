@@ -132,7 +132,8 @@ def outputs() -> st.SearchStrategy[bytes]:
 
 def items() -> st.SearchStrategy[bytes]:
     """An InferItem or InferRequest in any encoding."""
-    known = dict.fromkeys(range(1, 7), (2,)) | {7: (0,)}
+    known = dict.fromkeys(range(1, 7), (2,)) | {7: (0,), 8: (0,)}
+    priority = st.integers(0, 3).flatmap(lambda value: number(8, value))
     return message(
         known,
         string(1),
@@ -143,14 +144,17 @@ def items() -> st.SearchStrategy[bytes]:
         nested(5, times()),
         nested(6, times()),
         number(7),
-        most=8,
+        priority,
+        most=9,
     )
 
 
 def stream_requests() -> st.SearchStrategy[bytes]:
     """A StreamInferRequest in any encoding."""
     listed = message({1: (2,)}, nested(1, items()), nested(1, items()), most=4)
-    config = message({1: (2,), 2: (0,), 3: (0,), 4: (0,)}, string(1), number(2), number(3), number(4))
+    numbers = (2, 3, 4, 5, 6, 8, 9)
+    known = dict.fromkeys(numbers, (0,)) | {1: (2,), 7: (2,)}
+    config = message(known, string(1), nested(7, times()), *map(number, numbers))
     cancel = message({1: (2,)}, string(1))
     return st.one_of(
         nested(2, listed),
@@ -168,6 +172,7 @@ def parsed_item(item: Any) -> dict[str, Any]:
         "id": item.id,
         "model": item.model,
         "version": item.version,
+        "priority": item.priority,
         "inputs": [
             (tensor.name, tensor.data_type, tuple(tensor.shape), *parsed_source(tensor)) for tensor in item.inputs
         ],
@@ -197,6 +202,7 @@ def scanned_item(item: Item) -> dict[str, Any]:
         "id": item.id,
         "model": item.model,
         "version": item.version,
+        "priority": item.priority,
         "inputs": [
             (tensor.name, DATA_TYPES[tensor.dtype], tensor.shape, *scanned_source(tensor)) for tensor in item.inputs
         ],

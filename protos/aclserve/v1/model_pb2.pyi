@@ -37,11 +37,40 @@ class Batching(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     BATCHING_ROWS: _ClassVar[Batching]
     BATCHING_NONE: _ClassVar[Batching]
 
+class Priority(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PRIORITY_UNSPECIFIED: _ClassVar[Priority]
+    PRIORITY_LOW: _ClassVar[Priority]
+    PRIORITY_NORMAL: _ClassVar[Priority]
+    PRIORITY_HIGH: _ClassVar[Priority]
+
+class DropReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DROP_REASON_UNSPECIFIED: _ClassVar[DropReason]
+    DROP_REASON_OLDEST: _ClassVar[DropReason]
+    DROP_REASON_NEWEST: _ClassVar[DropReason]
+    DROP_REASON_SUPERSEDED: _ClassVar[DropReason]
+    DROP_REASON_TOO_OLD: _ClassVar[DropReason]
+
 class ResultOrder(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     RESULT_ORDER_UNSPECIFIED: _ClassVar[ResultOrder]
     RESULT_ORDER_COMPLETION: _ClassVar[ResultOrder]
     RESULT_ORDER_SUBMISSION: _ClassVar[ResultOrder]
+
+class FramePolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FRAME_POLICY_UNSPECIFIED: _ClassVar[FramePolicy]
+    FRAME_POLICY_WAIT: _ClassVar[FramePolicy]
+    FRAME_POLICY_DROP_OLDEST: _ClassVar[FramePolicy]
+    FRAME_POLICY_DROP_NEWEST: _ClassVar[FramePolicy]
+    FRAME_POLICY_LATEST_ONLY: _ClassVar[FramePolicy]
+
+class StreamPreset(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STREAM_PRESET_UNSPECIFIED: _ClassVar[StreamPreset]
+    STREAM_PRESET_FILE: _ClassVar[StreamPreset]
+    STREAM_PRESET_LIVE: _ClassVar[StreamPreset]
 MODEL_STATE_UNSPECIFIED: ModelState
 MODEL_STATE_UNLOADED: ModelState
 MODEL_STATE_LOADING: ModelState
@@ -57,9 +86,26 @@ MEMORY_OWNER_CALLER: MemoryOwner
 BATCHING_UNSPECIFIED: Batching
 BATCHING_ROWS: Batching
 BATCHING_NONE: Batching
+PRIORITY_UNSPECIFIED: Priority
+PRIORITY_LOW: Priority
+PRIORITY_NORMAL: Priority
+PRIORITY_HIGH: Priority
+DROP_REASON_UNSPECIFIED: DropReason
+DROP_REASON_OLDEST: DropReason
+DROP_REASON_NEWEST: DropReason
+DROP_REASON_SUPERSEDED: DropReason
+DROP_REASON_TOO_OLD: DropReason
 RESULT_ORDER_UNSPECIFIED: ResultOrder
 RESULT_ORDER_COMPLETION: ResultOrder
 RESULT_ORDER_SUBMISSION: ResultOrder
+FRAME_POLICY_UNSPECIFIED: FramePolicy
+FRAME_POLICY_WAIT: FramePolicy
+FRAME_POLICY_DROP_OLDEST: FramePolicy
+FRAME_POLICY_DROP_NEWEST: FramePolicy
+FRAME_POLICY_LATEST_ONLY: FramePolicy
+STREAM_PRESET_UNSPECIFIED: StreamPreset
+STREAM_PRESET_FILE: StreamPreset
+STREAM_PRESET_LIVE: StreamPreset
 
 class Model(_message.Message):
     __slots__ = ("name", "version", "state", "reason")
@@ -254,7 +300,7 @@ class OutputRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., buffer: _Optional[_Union[_tensor_pb2.BufferSlice, _Mapping]] = ...) -> None: ...
 
 class InferRequest(_message.Message):
-    __slots__ = ("id", "model", "inputs", "outputs", "timeout", "capture_time", "version")
+    __slots__ = ("id", "model", "inputs", "outputs", "timeout", "capture_time", "version", "priority")
     ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
@@ -262,6 +308,7 @@ class InferRequest(_message.Message):
     TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     CAPTURE_TIME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     id: str
     model: str
     inputs: _containers.RepeatedCompositeFieldContainer[_tensor_pb2.Tensor]
@@ -269,7 +316,8 @@ class InferRequest(_message.Message):
     timeout: _duration_pb2.Duration
     capture_time: _timestamp_pb2.Timestamp
     version: int
-    def __init__(self, id: _Optional[str] = ..., model: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[_tensor_pb2.Tensor, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[OutputRequest, _Mapping]]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., capture_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., version: _Optional[int] = ...) -> None: ...
+    priority: Priority
+    def __init__(self, id: _Optional[str] = ..., model: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[_tensor_pb2.Tensor, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[OutputRequest, _Mapping]]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., capture_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., version: _Optional[int] = ..., priority: _Optional[_Union[Priority, str]] = ...) -> None: ...
 
 class InferResponse(_message.Message):
     __slots__ = ("id", "outputs", "timing", "capture_time")
@@ -284,7 +332,7 @@ class InferResponse(_message.Message):
     def __init__(self, id: _Optional[str] = ..., outputs: _Optional[_Union[Outputs, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., capture_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class InferItem(_message.Message):
-    __slots__ = ("id", "model", "inputs", "outputs", "timeout", "capture_time", "version")
+    __slots__ = ("id", "model", "inputs", "outputs", "timeout", "capture_time", "version", "priority")
     ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
@@ -292,6 +340,7 @@ class InferItem(_message.Message):
     TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     CAPTURE_TIME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     id: str
     model: str
     inputs: _containers.RepeatedCompositeFieldContainer[_tensor_pb2.Tensor]
@@ -299,7 +348,8 @@ class InferItem(_message.Message):
     timeout: _duration_pb2.Duration
     capture_time: _timestamp_pb2.Timestamp
     version: int
-    def __init__(self, id: _Optional[str] = ..., model: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[_tensor_pb2.Tensor, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[OutputRequest, _Mapping]]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., capture_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., version: _Optional[int] = ...) -> None: ...
+    priority: Priority
+    def __init__(self, id: _Optional[str] = ..., model: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[_tensor_pb2.Tensor, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[OutputRequest, _Mapping]]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., capture_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., version: _Optional[int] = ..., priority: _Optional[_Union[Priority, str]] = ...) -> None: ...
 
 class Outputs(_message.Message):
     __slots__ = ("tensors",)
@@ -350,19 +400,29 @@ class ItemError(_message.Message):
     retry_delay: _duration_pb2.Duration
     def __init__(self, code: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., retry_delay: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
+class Dropped(_message.Message):
+    __slots__ = ("reason", "age_ns")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    AGE_NS_FIELD_NUMBER: _ClassVar[int]
+    reason: DropReason
+    age_ns: int
+    def __init__(self, reason: _Optional[_Union[DropReason, str]] = ..., age_ns: _Optional[int] = ...) -> None: ...
+
 class InferResult(_message.Message):
-    __slots__ = ("id", "outputs", "error", "timing", "capture_time")
+    __slots__ = ("id", "outputs", "error", "dropped", "timing", "capture_time")
     ID_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
     TIMING_FIELD_NUMBER: _ClassVar[int]
     CAPTURE_TIME_FIELD_NUMBER: _ClassVar[int]
     id: str
     outputs: Outputs
     error: ItemError
+    dropped: Dropped
     timing: Timing
     capture_time: _timestamp_pb2.Timestamp
-    def __init__(self, id: _Optional[str] = ..., outputs: _Optional[_Union[Outputs, _Mapping]] = ..., error: _Optional[_Union[ItemError, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., capture_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., outputs: _Optional[_Union[Outputs, _Mapping]] = ..., error: _Optional[_Union[ItemError, _Mapping]] = ..., dropped: _Optional[_Union[Dropped, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., capture_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class StreamInferRequest(_message.Message):
     __slots__ = ("config", "items", "cancel")
@@ -375,16 +435,26 @@ class StreamInferRequest(_message.Message):
     def __init__(self, config: _Optional[_Union[StreamConfig, _Mapping]] = ..., items: _Optional[_Union[ItemList, _Mapping]] = ..., cancel: _Optional[_Union[CancelItems, _Mapping]] = ...) -> None: ...
 
 class StreamConfig(_message.Message):
-    __slots__ = ("model", "order", "max_pending_items", "version")
+    __slots__ = ("model", "order", "max_pending_items", "version", "policy", "max_pending_bytes", "max_age", "preset", "priority")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     ORDER_FIELD_NUMBER: _ClassVar[int]
     MAX_PENDING_ITEMS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    MAX_PENDING_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_AGE_FIELD_NUMBER: _ClassVar[int]
+    PRESET_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     model: str
     order: ResultOrder
     max_pending_items: int
     version: int
-    def __init__(self, model: _Optional[str] = ..., order: _Optional[_Union[ResultOrder, str]] = ..., max_pending_items: _Optional[int] = ..., version: _Optional[int] = ...) -> None: ...
+    policy: FramePolicy
+    max_pending_bytes: int
+    max_age: _duration_pb2.Duration
+    preset: StreamPreset
+    priority: Priority
+    def __init__(self, model: _Optional[str] = ..., order: _Optional[_Union[ResultOrder, str]] = ..., max_pending_items: _Optional[int] = ..., version: _Optional[int] = ..., policy: _Optional[_Union[FramePolicy, str]] = ..., max_pending_bytes: _Optional[int] = ..., max_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., preset: _Optional[_Union[StreamPreset, str]] = ..., priority: _Optional[_Union[Priority, str]] = ...) -> None: ...
 
 class ItemList(_message.Message):
     __slots__ = ("items",)
@@ -399,26 +469,44 @@ class CancelItems(_message.Message):
     def __init__(self, ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class StreamInferResponse(_message.Message):
-    __slots__ = ("ready", "results", "going_away", "summary")
+    __slots__ = ("ready", "results", "window", "going_away", "summary")
     READY_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
     GOING_AWAY_FIELD_NUMBER: _ClassVar[int]
     SUMMARY_FIELD_NUMBER: _ClassVar[int]
     ready: StreamReady
     results: ResultList
+    window: StreamWindow
     going_away: GoingAway
     summary: StreamSummary
-    def __init__(self, ready: _Optional[_Union[StreamReady, _Mapping]] = ..., results: _Optional[_Union[ResultList, _Mapping]] = ..., going_away: _Optional[_Union[GoingAway, _Mapping]] = ..., summary: _Optional[_Union[StreamSummary, _Mapping]] = ...) -> None: ...
+    def __init__(self, ready: _Optional[_Union[StreamReady, _Mapping]] = ..., results: _Optional[_Union[ResultList, _Mapping]] = ..., window: _Optional[_Union[StreamWindow, _Mapping]] = ..., going_away: _Optional[_Union[GoingAway, _Mapping]] = ..., summary: _Optional[_Union[StreamSummary, _Mapping]] = ...) -> None: ...
 
 class StreamReady(_message.Message):
-    __slots__ = ("order", "max_pending_items", "max_message_bytes")
+    __slots__ = ("order", "max_pending_items", "max_message_bytes", "policy", "max_pending_bytes", "max_age", "priority")
     ORDER_FIELD_NUMBER: _ClassVar[int]
     MAX_PENDING_ITEMS_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    MAX_PENDING_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_AGE_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     order: ResultOrder
     max_pending_items: int
     max_message_bytes: int
-    def __init__(self, order: _Optional[_Union[ResultOrder, str]] = ..., max_pending_items: _Optional[int] = ..., max_message_bytes: _Optional[int] = ...) -> None: ...
+    policy: FramePolicy
+    max_pending_bytes: int
+    max_age: _duration_pb2.Duration
+    priority: Priority
+    def __init__(self, order: _Optional[_Union[ResultOrder, str]] = ..., max_pending_items: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., policy: _Optional[_Union[FramePolicy, str]] = ..., max_pending_bytes: _Optional[int] = ..., max_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., priority: _Optional[_Union[Priority, str]] = ...) -> None: ...
+
+class StreamWindow(_message.Message):
+    __slots__ = ("max_pending_items", "max_pending_bytes")
+    MAX_PENDING_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    MAX_PENDING_BYTES_FIELD_NUMBER: _ClassVar[int]
+    max_pending_items: int
+    max_pending_bytes: int
+    def __init__(self, max_pending_items: _Optional[int] = ..., max_pending_bytes: _Optional[int] = ...) -> None: ...
 
 class ResultList(_message.Message):
     __slots__ = ("results",)
@@ -433,11 +521,99 @@ class GoingAway(_message.Message):
     def __init__(self, last_accepted_id: _Optional[str] = ...) -> None: ...
 
 class StreamSummary(_message.Message):
-    __slots__ = ("received_items", "succeeded_items", "failed_items")
+    __slots__ = ("received_items", "succeeded_items", "failed_items", "dropped_items", "drops")
+    class DropsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     RECEIVED_ITEMS_FIELD_NUMBER: _ClassVar[int]
     SUCCEEDED_ITEMS_FIELD_NUMBER: _ClassVar[int]
     FAILED_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    DROPS_FIELD_NUMBER: _ClassVar[int]
     received_items: int
     succeeded_items: int
     failed_items: int
-    def __init__(self, received_items: _Optional[int] = ..., succeeded_items: _Optional[int] = ..., failed_items: _Optional[int] = ...) -> None: ...
+    dropped_items: int
+    drops: _containers.ScalarMap[str, int]
+    def __init__(self, received_items: _Optional[int] = ..., succeeded_items: _Optional[int] = ..., failed_items: _Optional[int] = ..., dropped_items: _Optional[int] = ..., drops: _Optional[_Mapping[str, int]] = ...) -> None: ...
+
+class WatchStreamsRequest(_message.Message):
+    __slots__ = ("interval",)
+    INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    interval: _duration_pb2.Duration
+    def __init__(self, interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class WatchStreamsResponse(_message.Message):
+    __slots__ = ("streams", "models")
+    STREAMS_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    streams: _containers.RepeatedCompositeFieldContainer[StreamStatus]
+    models: _containers.RepeatedCompositeFieldContainer[ModelStatus]
+    def __init__(self, streams: _Optional[_Iterable[_Union[StreamStatus, _Mapping]]] = ..., models: _Optional[_Iterable[_Union[ModelStatus, _Mapping]]] = ...) -> None: ...
+
+class StreamStatus(_message.Message):
+    __slots__ = ("number", "model", "policy", "priority", "received_per_second", "answered_per_second", "pending_items", "pending_bytes", "max_pending_items", "oldest_age_ns", "received_items", "succeeded_items", "failed_items", "dropped_items", "drops", "p50_ns", "p99_ns")
+    class DropsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    ANSWERED_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    PENDING_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    PENDING_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_PENDING_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_AGE_NS_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    SUCCEEDED_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    FAILED_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    DROPS_FIELD_NUMBER: _ClassVar[int]
+    P50_NS_FIELD_NUMBER: _ClassVar[int]
+    P99_NS_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    model: str
+    policy: FramePolicy
+    priority: Priority
+    received_per_second: float
+    answered_per_second: float
+    pending_items: int
+    pending_bytes: int
+    max_pending_items: int
+    oldest_age_ns: int
+    received_items: int
+    succeeded_items: int
+    failed_items: int
+    dropped_items: int
+    drops: _containers.ScalarMap[str, int]
+    p50_ns: int
+    p99_ns: int
+    def __init__(self, number: _Optional[int] = ..., model: _Optional[str] = ..., policy: _Optional[_Union[FramePolicy, str]] = ..., priority: _Optional[_Union[Priority, str]] = ..., received_per_second: _Optional[float] = ..., answered_per_second: _Optional[float] = ..., pending_items: _Optional[int] = ..., pending_bytes: _Optional[int] = ..., max_pending_items: _Optional[int] = ..., oldest_age_ns: _Optional[int] = ..., received_items: _Optional[int] = ..., succeeded_items: _Optional[int] = ..., failed_items: _Optional[int] = ..., dropped_items: _Optional[int] = ..., drops: _Optional[_Mapping[str, int]] = ..., p50_ns: _Optional[int] = ..., p99_ns: _Optional[int] = ...) -> None: ...
+
+class ModelStatus(_message.Message):
+    __slots__ = ("name", "version", "queue_rows", "executions_per_second", "rows_per_second", "mean_batch_rows", "fill")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_ROWS_FIELD_NUMBER: _ClassVar[int]
+    EXECUTIONS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    ROWS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    MEAN_BATCH_ROWS_FIELD_NUMBER: _ClassVar[int]
+    FILL_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: int
+    queue_rows: int
+    executions_per_second: float
+    rows_per_second: float
+    mean_batch_rows: float
+    fill: float
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., queue_rows: _Optional[int] = ..., executions_per_second: _Optional[float] = ..., rows_per_second: _Optional[float] = ..., mean_batch_rows: _Optional[float] = ..., fill: _Optional[float] = ...) -> None: ...

@@ -78,6 +78,11 @@ class ModelServiceStub(object):
                 request_serializer=aclserve_dot_v1_dot_model__pb2.StreamInferRequest.SerializeToString,
                 response_deserializer=aclserve_dot_v1_dot_model__pb2.StreamInferResponse.FromString,
                 _registered_method=True)
+        self.WatchStreams = channel.unary_stream(
+                '/aclserve.v1.ModelService/WatchStreams',
+                request_serializer=aclserve_dot_v1_dot_model__pb2.WatchStreamsRequest.SerializeToString,
+                response_deserializer=aclserve_dot_v1_dot_model__pb2.WatchStreamsResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer(object):
@@ -145,8 +150,16 @@ class ModelServiceServicer(object):
         """Runs items of a stream, as many at a time as the window allows, batched together with those of other streams.
 
         The first message configures the stream, the server answers `ready`, later messages carry items. Every item gets
-        exactly one result: outputs or an error; a bad item does not end the stream. Half-close means: finish my items. The
-        last message is the summary, then the stream ends with OK.
+        exactly one result: outputs, an error, or the notice that it was dropped by the stream's own frame policy; a bad item
+        does not end the stream. Half-close means: finish my items. The last message is the summary, then the stream ends with
+        OK.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchStreams(self, request, context):
+        """Tells about the open streams and the models that run, again and again until the call is cancelled.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -194,6 +207,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.StreamInfer,
                     request_deserializer=aclserve_dot_v1_dot_model__pb2.StreamInferRequest.FromString,
                     response_serializer=aclserve_dot_v1_dot_model__pb2.StreamInferResponse.SerializeToString,
+            ),
+            'WatchStreams': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchStreams,
+                    request_deserializer=aclserve_dot_v1_dot_model__pb2.WatchStreamsRequest.FromString,
+                    response_serializer=aclserve_dot_v1_dot_model__pb2.WatchStreamsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -416,6 +434,33 @@ class ModelService(object):
             '/aclserve.v1.ModelService/StreamInfer',
             aclserve_dot_v1_dot_model__pb2.StreamInferRequest.SerializeToString,
             aclserve_dot_v1_dot_model__pb2.StreamInferResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchStreams(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/aclserve.v1.ModelService/WatchStreams',
+            aclserve_dot_v1_dot_model__pb2.WatchStreamsRequest.SerializeToString,
+            aclserve_dot_v1_dot_model__pb2.WatchStreamsResponse.FromString,
             options,
             channel_credentials,
             insecure,

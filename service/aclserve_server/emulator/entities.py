@@ -98,8 +98,9 @@ class Stream:
         self.progress = threading.Condition(lock)
         self.worker: threading.Thread | None = None
 
-    def drop_tasks(self) -> None:
-        """Forget the tasks that have not started."""
+    def drop_tasks(self, aborted: bool) -> None:
+        """Forget the tasks that have not started; `aborted` tells it to who waits for them."""
+        self.aborts += aborted and bool(self.tasks)
         for task in self.tasks:
             task.done = task is not self.running
         self.tasks.clear()

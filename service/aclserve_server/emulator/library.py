@@ -76,6 +76,11 @@ class Emulator:
         """How many threads wait in a synchronise of a stream at this moment."""
         return sum(stream.waiters for stream in list(self._machine.runtime.streams))
 
+    def pending_conflicts(self, model_id: int) -> int:
+        """How many executions of a model wait or run that will fail because they overlap another one."""
+        pending = self._machine.models.get(model_id).exclusion.pending
+        return sum(1 for task in list(pending) if task.fault and not task.done)
+
     def ledger(self) -> dict[str, int]:
         """How many objects of each kind the callers have made and not destroyed."""
         return self._machine.ledger()

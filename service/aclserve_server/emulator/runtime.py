@@ -170,7 +170,7 @@ class Runtime:
                 while stream.tasks and not stream.closing:
                     stream.progress.wait()
             stream.context.streams.discard(stream)
-            stream.drop_tasks()
+            stream.drop_tasks(aborted=True)
             stream.closing = True
             stream.wakeup.notify_all()
             stream.progress.notify_all()
@@ -218,7 +218,7 @@ class Runtime:
                 done = self._wait(stream.progress, over, timeout_ms)
             finally:
                 stream.waiters -= 1
-            if stream.aborts != aborts or (stream.closing and stream.done < target):
+            if stream.aborts != aborts:
                 raise Failure(status.RT_STREAM_ABORT, "the stream was aborted")
             if not done:
                 raise Failure(status.RT_STREAM_SYNC_TIMEOUT, f"the stream did not finish within {timeout_ms} ms")
@@ -240,8 +240,7 @@ class Runtime:
     def abort(self, stream: Stream) -> None:
         """Drop a stream's tasks; whoever waits for it gets 107023. The stream is usable afterwards."""
         with self.lock:
-            stream.aborts += 1
-            stream.drop_tasks()
+            stream.drop_tasks(aborted=True)
             while stream.running is not None:
                 stream.progress.wait()
             stream.error, stream.error_text = 0, ""
@@ -310,7 +309,7 @@ class Runtime:
         """Drop every task, open the gate, join every thread."""
         with self.lock:
             for stream in self.streams:
-                stream.drop_tasks()
+                stream.drop_tasks(aborted=True)
                 stream.closing = True
         self.release()
         for stream in list(self.streams):
@@ -381,7 +380,7 @@ class Runtime:
             if stream.stop_on_failure:
                 for other in [s for s in stream.context.streams if s.stop_on_failure]:
                     other.stopped = failure.code
-                    other.drop_tasks()
+                    other.drop_tasks(aborted=False)
         if self.on_failure is not None:
             self.on_failure(task, failure.code)
 

@@ -60,7 +60,10 @@ class Owner(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """An admitted item: all that is needed to run and answer it. Times are seconds of the monotonic clock."""
+    """An admitted item: all that is needed to run and answer it. Times are seconds of the monotonic clock.
+
+    `drops` tells that its deadline is its stream's age limit: when it passes the item is dropped, which is no error.
+    """
 
     item_id: str
     capture_time: bytes
@@ -77,6 +80,7 @@ class Ticket:
     queue_rows: int = 0
     waiting: bool = False
     parked: bool = False
+    drops: bool = False
     cancelled: bool = False
     pins: list[Pin] = field(default_factory=list)
 
@@ -108,8 +112,12 @@ class Contract:
 
     def admit(self, item: Item, sink: Sink, now: float) -> Ticket:
         """The item's ticket; raises the `AclserveError` that tells what is wrong with it. Takes no time to speak of."""
-        deadline = None if item.timeout_s is None else now + item.timeout_s
-        ticket = Ticket(item.id, item.capture_time, sink, 1, [], self._all_outputs, now, deadline, sink)
+        ticket = Ticket(item.id, item.capture_time, sink, 1, [], self._all_outputs, now, None, sink)
+        ticket.priority = (item.priority or 2) - 1
+        if item.timeout_s is not None:
+            ticket.deadline = now + item.timeout_s
+        if item.max_age_s is not None and (ticket.deadline is None or now + item.max_age_s < ticket.deadline):
+            ticket.deadline, ticket.drops = now + item.max_age_s, True
         inputs = item.inputs
         if len(inputs) != len(self.inputs) or any(
             given.name != info.name for given, info in zip(inputs, self.inputs, strict=True)

@@ -200,6 +200,7 @@ class DynamicRunner(Runner):
             self._queue.costs.learn(1, (run.finished_ns - run.closed_ns) / 1e9)
         if not ticket.cancelled:
             ticket.sink.deliver([result])
+        self.totals.add(1, 1)
         self._observe(
             BatchReport(
                 self.name,

@@ -8,6 +8,7 @@ buffers: whoever gets a result must take what it needs before it returns, becaus
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,8 @@ class Item:
     `lease_id` is what the call showed in its metadata, or "". An `error` was found while the item was read off the
     wire: it is the item's answer, and nothing but `id` is to be relied on. `outputs` may be shared between items:
     read only.
+    `priority` is 1 (low), 2 (normal), 3 (high), or 0 where the item says nothing. After `max_age_s` seconds of waiting
+    it is dropped, as its stream asked.
     """
 
     id: str = ""
@@ -74,6 +77,25 @@ class Item:
     capture_time: bytes = b""
     lease_id: str = ""
     error: AclserveError | None = None
+    priority: int = 0
+    max_age_s: float | None = None
+
+
+class DropReason(IntEnum):
+    """Why an item was given up by its stream's frame policy; the numbers are the wire's."""
+
+    OLDEST = 1
+    NEWEST = 2
+    SUPERSEDED = 3
+    TOO_OLD = 4
+
+
+@dataclass(slots=True, eq=False)
+class Dropped:
+    """The notice that an item was given up, `age_ns` after its receipt."""
+
+    reason: DropReason
+    age_ns: int
 
 
 @dataclass(slots=True, eq=False)
@@ -104,10 +126,11 @@ class OutputTensor:
 
 @dataclass(slots=True, eq=False)
 class Result:
-    """The one answer to an item: `outputs`, or `error`. `timing` is None for an item that never reached a batch."""
+    """The one answer to an item: `outputs`, `error`, or `dropped`. `timing` is None where it never reached a batch."""
 
     item_id: str
     capture_time: bytes = b""
     outputs: list[OutputTensor] | None = None
     error: AclserveError | None = None
     timing: Timing | None = None
+    dropped: Dropped | None = None

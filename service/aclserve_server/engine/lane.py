@@ -15,6 +15,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter_ns
 from typing import Protocol
 
@@ -26,6 +27,7 @@ from aclserve_server.device.reports import ReportThread
 from aclserve_server.device.streams import Stream
 from aclserve_server.device.thread import DeviceThread
 from aclserve_server.engine.batch import Batch
+from aclserve_server.engine.slots import Slot
 
 Copy = Callable[[Buffer, int, Buffer, int, int], None]
 """Copies bytes: to, offset, from, offset, length."""
@@ -106,15 +108,17 @@ class AsyncLane:
         stream = self._stream
         if slot.copied is not None:
             stream.wait(slot.copied)
-        gather(batch, self._gather)
+        gather(batch, partial(self._gather, slot))
         self._model.set_gear(slot.input_set, batch.gear)
         self._model.execute_async(slot.input_set, slot.output_set, stream)
         download(batch, stream.copy)
         self._reports.launch(stream, lambda: self._past(batch))
 
-    def _gather(self, to: Buffer, to_offset: int, source: Buffer, offset: int, size: int) -> None:
+    def _gather(self, slot: Slot, to: Buffer, to_offset: int, source: Buffer, offset: int, size: int) -> None:
         """Copies a row from a client's buffer: in the stream where its place allows that, at once otherwise."""
         if (to_offset | offset) % ASYNC_ALIGNMENT:
+            if slot.copied is not None:  # the upload writes the rows of the whole batch: it must come first
+                slot.copied.synchronize()
             self._device.copy(to, to_offset, source, offset, size)
         else:
             self._stream.copy(to, to_offset, source, offset, size)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import perf_counter
 
 from aclserve.errors import AclserveError, Cancelled, DeadlineExceeded, Internal
 from aclserve_server.acl.errors import AclError
 from aclserve_server.device.faults import classify
 from aclserve_server.engine.batch import Batch
 from aclserve_server.engine.contract import Ticket
-from aclserve_server.engine.items import Result, Timing
+from aclserve_server.engine.items import Dropped, DropReason, Result, Timing
 
 log = logging.getLogger(__name__)
 
@@ -48,11 +49,19 @@ def service_error(error: Exception) -> AclserveError:
 
 def expired(ticket: Ticket) -> Result:
     """The answer to an item whose deadline came while it waited."""
+    if ticket.drops:
+        return dropped(ticket, DropReason.TOO_OLD)
     error = DeadlineExceeded(
         "the item's deadline passed while it waited for its execution; allow it more time or send less",
         reason="ITEM_EXPIRED",
     )
     return Result(ticket.item_id, ticket.capture_time, error=error)
+
+
+def dropped(ticket: Ticket, reason: DropReason) -> Result:
+    """The answer to an item that its stream's frame policy gives up."""
+    age_ns = max(int((perf_counter() - ticket.received) * 1e9), 0)
+    return Result(ticket.item_id, ticket.capture_time, dropped=Dropped(reason, age_ns))
 
 
 def cancelled(ticket: Ticket) -> Result:

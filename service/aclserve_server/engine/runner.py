@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from time import perf_counter, perf_counter_ns
 
 from aclserve.errors import AclserveError, DeadlineExceeded, FailedPrecondition
@@ -27,6 +28,25 @@ from aclserve_server.engine.outcomes import Observer, expired, report, service_e
 from aclserve_server.engine.slots import Slot
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Totals:
+    """What a model has executed so far; `gear_rows` counts padding too."""
+
+    executions: int = 0
+    rows: int = 0
+    gear_rows: int = 0
+
+    def add(self, rows: int, gear_rows: int) -> None:
+        """Counts one execution."""
+        self.executions += 1
+        self.rows += rows
+        self.gear_rows += gear_rows
+
+    def copy(self) -> Totals:
+        """The totals as they are now."""
+        return replace(self)
 
 
 class Runner:
@@ -49,6 +69,7 @@ class Runner:
         self._parked = 0
         self._busy_until = 0.0
         self._in_flight = 0
+        self.totals = Totals()
         self._draining = False
         self._drained = asyncio.Event()
 
@@ -149,7 +170,7 @@ class Runner:
 
     def _refuse_if_hopeless(self, ticket: Ticket) -> None:
         """Refuses an item at once whose deadline will pass before its turn comes, by what was learned."""
-        if ticket.deadline is None:
+        if ticket.deadline is None or ticket.drops:
             return
         wait = self._queue.predicted_wait(max(self._busy_until - ticket.received, 0.0))
         allowed = ticket.deadline - ticket.received
@@ -284,6 +305,7 @@ class BatchRunner(Runner):
             for ticket in batch.tickets:
                 self._release(ticket, failed=batch.error is not None)
             self._free.append(batch.slot)
+        self.totals.add(batch.rows, batch.gear_rows or batch.rows)
         self._observe(report(self.name, batch, code))
         self._pump()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -17,7 +18,8 @@ from aclserve_server.engine.memory import MemoryManager, Pin, UploadPin
 from aclserve_server.rpc.convert_model import description_to_proto, model_to_proto
 from aclserve_server.rpc.metadata import lease_id_of
 from aclserve_server.rpc.paging import page
-from aclserve_server.rpc.stream import StreamSession
+from aclserve_server.rpc.stream import StreamLimits, StreamSession
+from aclserve_server.rpc.watch import Watch, interval_of
 from aclserve_server.rpc.wire import scan_infer_request
 from aclserve_server.rpc.wire_out import assemble_infer_response
 
@@ -51,12 +53,15 @@ class _Answer:
 class ModelService:
     """The servicer. `go_away` ends open streams gently when the server drains."""
 
-    def __init__(self, engine: Engine, memory: MemoryManager, max_stream_items: int, max_message_bytes: int) -> None:
+    def __init__(self, engine: Engine, memory: MemoryManager, limits: StreamLimits, max_queue_rows: int) -> None:
         self._engine = engine
         self._memory = memory
-        self._max_stream_items = max_stream_items
-        self._max_message_bytes = max_message_bytes
+        self._limits = limits
+        self._max_queue_rows = max_queue_rows
+        self._share = limits.max_items
         self._sessions: set[StreamSession] = set()
+        self._numbers = itertools.count(1)
+        self._watch = Watch(engine)
 
     @property
     def sessions(self) -> frozenset[StreamSession]:
@@ -84,12 +89,24 @@ class ModelService:
             raise
 
     async def stream_infer(self, requests: AsyncIterator[bytes], context: Context) -> None:
-        session = StreamSession(self._submit, lease_id_of(context), self._max_stream_items, self._max_message_bytes)
+        session = StreamSession(next(self._numbers), self._submit, lease_id_of(context), self._limits)
         self._sessions.add(session)
+        self._divide()
+        session.share(self._share)
         try:
             await session.run(context)
         finally:
             self._sessions.discard(session)
+            self._divide()
+
+    async def watch_streams(self, request: pb.WatchStreamsRequest, context: Context) -> None:
+        interval = interval_of(request)
+        before = self._watch.look(self._sessions)
+        while True:
+            await asyncio.sleep(interval)
+            after = self._watch.look(self._sessions)
+            await context.write(after.since(before))
+            before = after
 
     async def list_models(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         records = {f"{record.name}\0{record.version:020}": record for record in self._engine.records()}
@@ -153,6 +170,9 @@ class ModelService:
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             "Infer": grpc.unary_unary_rpc_method_handler(self.infer),
             "StreamInfer": grpc.stream_stream_rpc_method_handler(self.stream_infer),
+            "WatchStreams": grpc.unary_stream_rpc_method_handler(
+                self.watch_streams, pb.WatchStreamsRequest.FromString, _serialise
+            ),
             "ListModels": _unary(self.list_models, pb.ListModelsRequest),
             "GetModel": _unary(self.get_model, pb.GetModelRequest),
             "QueryModelSize": _unary(self.query_model_size, pb.QueryModelSizeRequest),
@@ -163,6 +183,16 @@ class ModelService:
             ),
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+
+    def _divide(self) -> None:
+        """Gives each stream its part of a queue, in powers of two, so that obeying streams never find it full."""
+        share = self._limits.max_items
+        while share > 1 and share * len(self._sessions) > self._max_queue_rows:
+            share //= 2
+        if share != self._share:
+            self._share = share
+            for session in self._sessions:
+                session.share(share)
 
     def _submit(self, item: Item, sink: Sink) -> Ticket:
         return self._engine.submit(item, sink)

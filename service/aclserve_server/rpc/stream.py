@@ -9,7 +9,10 @@ leaves in one message. Every item gets exactly one result; the summary counts th
 from __future__ import annotations
 
 import asyncio
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 import grpc
@@ -17,43 +20,69 @@ import grpc
 from aclserve.errors import AclserveError, AlreadyExists, FailedPrecondition
 from aclserve.v1 import model_pb2 as pb
 from aclserve_server.engine.contract import Ticket
-from aclserve_server.engine.items import Item, Result
-from aclserve_server.engine.outcomes import cancelled
+from aclserve_server.engine.frames import Frame, FrameWindow
+from aclserve_server.engine.items import Dropped, DropReason, Item, Result
+from aclserve_server.engine.outcomes import cancelled, dropped
+from aclserve_server.rpc.stream_settings import POLICIES, StreamSettings, settings_from_proto
 from aclserve_server.rpc.wire import scan_stream_request
 from aclserve_server.rpc.wire_out import assemble_results
 
 _JOINED_BYTES = 64 << 10
 """Messages below this size that are ready together are joined: two of them in a row parse as their merge."""
 
+_UNREAD = 4096
+"""Results that a client may leave unread, beyond its window, before the server reads no further."""
+
+_LATENCIES = 256
+
 Submit = Callable[[Item, "StreamSession"], Ticket]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLimits:
+    """The server's limits for one stream."""
+
+    max_items: int
+    max_bytes: int
+    max_message_bytes: int
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """An item that is not answered yet. `ticket` is None until the engine has admitted it."""
+
+    frame: Frame
+    ticket: Ticket | None = None
+
+
+_Message = tuple[list[Frame] | None, bytes]
+"""A message of the outbox, and the frames that are not pending any more when it is written; None for a notice."""
 
 
 class StreamSession:
     """The state of one stream; the `Sink` of its items. Lives on the event loop."""
 
-    def __init__(self, submit: Submit, lease_id: str, max_items: int, max_message_bytes: int) -> None:
+    def __init__(self, number: int, submit: Submit, lease_id: str, limits: StreamLimits) -> None:
+        self.number = number
+        self.settings: StreamSettings | None = None
+        self.received = self.succeeded = self.failed = 0
+        self.drops: Counter[DropReason] = Counter()
+        self.latencies_ns: deque[int] = deque(maxlen=_LATENCIES)
+        self.frames = FrameWindow(POLICIES[pb.FRAME_POLICY_WAIT], limits.max_items, limits.max_bytes, self._give_up)
         self._submit = submit
         self._lease_id = lease_id
-        self._window = max_items
-        self._max_message_bytes = max_message_bytes
-        self._config: pb.StreamConfig | None = None
-        self._in_order = False
-        self._tickets: dict[str, Ticket | None] = {}
-        self._held: dict[str, list[bytes] | None] = {}
-        self._outbox: list[tuple[int, bytes]] = []
-        self._pending = 0
+        self._limits = limits
+        self._share = limits.max_items
+        self._entries: dict[str, _Entry] = {}
+        self._held: dict[str, list[bytes]] = {}
+        self._outbox: list[_Message] = []
+        self._unwritten = 0
         self._last_accepted = ""
-        self._received = self._succeeded = self._failed = 0
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._reading_done = False
         self._going_away = False
         self._reader: asyncio.Task[None] | None = None
-
-    @property
-    def received(self) -> int:
-        """Items received so far."""
-        return self._received
 
     async def run(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         """Serves the call until its items are answered. Raises the `AclserveError` that ends a broken stream."""
@@ -64,60 +93,82 @@ class StreamSession:
         except BaseExceptionGroup as failures:
             raise _first(failures) from None
         finally:
-            for ticket in self._tickets.values():
-                if ticket is not None and ticket.owner is not None:
-                    ticket.owner.cancel(ticket)
-            self._tickets.clear()
+            entries, self._entries = self._entries, {}
+            for entry in entries.values():
+                if entry.ticket is not None and entry.ticket.owner is not None:
+                    entry.ticket.owner.cancel(entry.ticket)
 
     def go_away(self) -> None:
         """Takes no further message: the server drains."""
         if self._reader is not None and not self._reading_done:
             notice = pb.StreamInferResponse(going_away=pb.GoingAway(last_accepted_id=self._last_accepted))
-            self._put(0, notice.SerializeToString())
+            self._put(None, notice.SerializeToString())
             self._going_away = True
             self._reader.cancel()
 
-    def deliver(self, results: list[Result]) -> None:
-        """Takes results from the engine: assembles them now, sends them when it is their turn."""
-        tickets = self._tickets
-        live = [result for result in results if result.item_id in tickets]
-        for result in live:
-            if result.error is None:
-                self._succeeded += 1
-            else:
-                self._failed += 1
-        if self._in_order:
-            self._deliver_in_order(live)
+    def share(self, max_items: int) -> None:
+        """Sets this stream's part of the server's queue; the client is told when its window changes by that."""
+        self._share = max_items
+        if self.settings is None:
             return
-        for result in live:
-            del tickets[result.item_id]
-        messages = assemble_results(live, self._max_message_bytes)
-        for message in messages[:-1]:
-            self._put(0, message)
-        if messages:
-            self._put(len(live), messages[-1])
+        window = min(self.settings.max_items, max_items)
+        if window != self.frames.max_items:
+            self.frames.max_items = window
+            notice = pb.StreamWindow(max_pending_items=window, max_pending_bytes=self.frames.max_bytes)
+            self._put(None, pb.StreamInferResponse(window=notice).SerializeToString())
+            self._room.set()
 
-    def _deliver_in_order(self, results: list[Result]) -> None:
-        for result in results:
-            self._held[result.item_id] = assemble_results([result], self._max_message_bytes)
-        while self._tickets:
-            first = next(iter(self._tickets))
+    def deliver(self, results: list[Result]) -> None:
+        """Takes results from the engine: assembles them now, sends them when it is their turn.
+
+        A dropped item is not pending any more at once, others when their result is written.
+        """
+        live = [result for result in results if result.item_id in self._entries]
+        for result in live:
+            self._count(result)
+            if result.dropped is not None:
+                self.frames.leave(self._entries[result.item_id].frame)
+        if self.settings is not None and self.settings.in_order:
+            for result in live:
+                self._held[result.item_id] = assemble_results([result], self._limits.max_message_bytes)
+            self._put_in_order()
+        elif live:
+            frames = [self._entries.pop(result.item_id).frame for result in live]
+            self._put_all(frames, assemble_results(live, self._limits.max_message_bytes))
+
+    def _count(self, result: Result) -> None:
+        if result.error is not None:
+            self.failed += 1
+        elif result.dropped is not None:
+            self.drops[result.dropped.reason] += 1
+        else:
+            self.succeeded += 1
+            if result.timing is not None:
+                self.latencies_ns.append(result.timing.total_ns)
+
+    def _put_in_order(self) -> None:
+        while self._entries:
+            first = next(iter(self._entries))
             messages = self._held.pop(first, None)
             if messages is None:
                 return
-            del self._tickets[first]
-            for message in messages:
-                self._put(1, message)
+            self._put_all([self._entries.pop(first).frame], messages)
 
-    def _put(self, items: int, message: bytes) -> None:
-        self._outbox.append((items, message))
+    def _put_all(self, frames: list[Frame], messages: list[bytes]) -> None:
+        for message in messages[:-1]:
+            self._put([], message)
+        self._put(frames, messages[-1])
+
+    def _put(self, frames: list[Frame] | None, message: bytes) -> None:
+        self._outbox.append((frames, message))
+        self._unwritten += 1
         self._wake.set()
 
     async def _receive(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         try:
             while (message := await context.read()) is not grpc.aio.EOF:
                 self._take(message)
-                while self._pending >= self._window:
+                while self._must_wait():
                     self._room.clear()
                     await self._room.wait()
         except asyncio.CancelledError:
@@ -127,110 +178,143 @@ class StreamSession:
             self._reading_done = True
             self._wake.set()
 
+    def _must_wait(self) -> bool:
+        """Whether to read no further for now: WAIT without room, or a client that does not read."""
+        frames = self.frames
+        return self._unwritten >= _UNREAD or (frames.policy is POLICIES[pb.FRAME_POLICY_WAIT] and frames.full)
+
     def _take(self, message: bytes) -> None:
         request = scan_stream_request(message)
         if isinstance(request, pb.StreamConfig):
             self._configure(request)
-        elif self._config is None:
+        elif self.settings is None:
             raise FailedPrecondition(
                 "the first message of a stream must be its configuration; send `config` first",
                 reason="STREAM_NOT_CONFIGURED",
             )
         elif isinstance(request, list):
             for item in request:
-                self._accept(item)
+                self._accept(item, self.settings)
         else:
             self._cancel(request.ids)
 
     def _configure(self, config: pb.StreamConfig) -> None:
-        if self._config is not None:
+        if self.settings is not None:
             raise FailedPrecondition(
                 "the stream is configured already; open another stream for another configuration",
                 reason="STREAM_ALREADY_CONFIGURED",
             )
-        self._config = config
-        self._in_order = config.order == pb.RESULT_ORDER_SUBMISSION
-        if config.max_pending_items:
-            self._window = min(self._window, config.max_pending_items)
-        ready = pb.StreamReady(
-            order=pb.RESULT_ORDER_SUBMISSION if self._in_order else pb.RESULT_ORDER_COMPLETION,
-            max_pending_items=self._window,
-            max_message_bytes=self._max_message_bytes,
-        )
-        self._put(0, pb.StreamInferResponse(ready=ready).SerializeToString())
+        limits = self._limits
+        settings = self.settings = settings_from_proto(config, limits.max_items, limits.max_bytes)
+        self.frames.policy = POLICIES[settings.policy]
+        self.frames.max_items = min(settings.max_items, self._share)
+        self.frames.max_bytes = settings.max_bytes
+        ready = settings.ready(self.frames.max_items, limits.max_message_bytes)
+        self._put(None, pb.StreamInferResponse(ready=ready).SerializeToString())
 
-    def _accept(self, item: Item) -> None:
-        config = self._config
-        assert config is not None
-        if not item.id:
-            item.id = str(self._received)
-        self._received += 1
-        self._pending += 1
-        if item.id in self._tickets:
-            self._failed += 1
-            error = AlreadyExists(
-                f"item {item.id!r} is in flight on this stream; wait for its result or choose another id",
-                reason="DUPLICATE_ITEM_ID",
-            )
-            for message in assemble_results([Result(item.id, item.capture_time, error=error)], None):
-                self._put(1, message)
+    def _accept(self, item: Item, settings: StreamSettings) -> None:
+        item.id = item.id or str(self.received)
+        self.received += 1
+        if item.id in self._entries:
+            self._refuse_duplicate(item)
             return
+        size = sum(tensor.data.nbytes for tensor in item.inputs if tensor.data is not None)
+        frame = Frame(item.id, size, perf_counter())
+        reason = self.frames.arrive(frame)
         self._last_accepted = item.id
-        self._tickets[item.id] = None
+        if reason is not None:
+            self._answer_alone(Result(item.id, item.capture_time, dropped=Dropped(reason, 0)))
+            return
+        entry = self._entries[item.id] = _Entry(frame)
         if not item.model:
-            item.model, item.version = config.model, item.version or config.version
+            item.model, item.version = settings.model, item.version or settings.version
+        item.priority = item.priority or settings.priority
+        item.max_age_s = settings.max_age_s
         item.lease_id = self._lease_id
         try:
             if item.error is not None:
                 raise item.error
-            self._tickets[item.id] = self._submit(item, self)
+            entry.ticket = self._submit(item, self)
         except AclserveError as error:
             self.deliver([Result(item.id, item.capture_time, error=error)])
 
+    def _refuse_duplicate(self, item: Item) -> None:
+        error = AlreadyExists(
+            f"item {item.id!r} is in flight on this stream; wait for its result or choose another id",
+            reason="DUPLICATE_ITEM_ID",
+        )
+        self._answer_alone(Result(item.id, item.capture_time, error=error))
+
+    def _answer_alone(self, result: Result) -> None:
+        """Answers an item that never became pending."""
+        self._count(result)
+        for message in assemble_results([result], None):
+            self._put([], message)
+
+    def _give_up(self, frame: Frame, reason: DropReason) -> bool:
+        ticket = self._waiting(frame.item_id)
+        if ticket is None or ticket.owner is None or not ticket.owner.cancel(ticket):
+            return False
+        self.deliver([dropped(ticket, reason)])
+        return True
+
     def _cancel(self, ids: Iterable[str]) -> None:
         for item_id in ids:
-            ticket = self._tickets.get(item_id)
-            if ticket is not None and ticket.waiting and ticket.owner is not None and ticket.owner.cancel(ticket):
+            ticket = self._waiting(item_id)
+            if ticket is not None and ticket.owner is not None and ticket.owner.cancel(ticket):
                 self.deliver([cancelled(ticket)])
 
+    def _waiting(self, item_id: str) -> Ticket | None:
+        """The ticket of an item that has not begun to execute."""
+        entry = self._entries.get(item_id)
+        ticket = None if entry is None else entry.ticket
+        return ticket if ticket is not None and (ticket.waiting or ticket.parked) else None
+
     async def _send(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        while True:
+        while self._outbox or not self._reading_done or self._entries:
             if not self._outbox:
-                if self._reading_done and not self._pending:
-                    break
                 self._wake.clear()
                 await self._wake.wait()
                 continue
             outbox, self._outbox = self._outbox, []
-            for items, message in _joined(outbox):
+            self._unwritten -= len(outbox)
+            for frames, message in _joined(outbox):
                 await context.write(message)
-                self._pending -= items
+                for frame in frames or ():
+                    self.frames.leave(frame)
                 self._room.set()
-        summary = pb.StreamSummary(
-            received_items=self._received, succeeded_items=self._succeeded, failed_items=self._failed
+        await context.write(pb.StreamInferResponse(summary=self._summary()).SerializeToString())
+
+    def _summary(self) -> pb.StreamSummary:
+        return pb.StreamSummary(
+            received_items=self.received,
+            succeeded_items=self.succeeded,
+            failed_items=self.failed,
+            dropped_items=self.drops.total(),
+            drops={reason.name: count for reason, count in self.drops.items()},
         )
-        await context.write(pb.StreamInferResponse(summary=summary).SerializeToString())
 
 
-def _joined(outbox: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
-    """Joins small messages in a row; the `ready` and `going_away` notices (no items) stay alone."""
+def _joined(outbox: list[_Message]) -> list[_Message]:
+    """Joins small results in a row; notices stay alone."""
     if len(outbox) == 1:
         return outbox
-    joined: list[tuple[int, bytes]] = []
+    joined: list[_Message] = []
     run: list[bytes] = []
-    items = size = 0
-    for count, message in outbox:
-        if run and (not count or size + len(message) > _JOINED_BYTES):
-            joined.append((items, b"".join(run)))
-            run, items, size = [], 0, 0
-        if count:
+    frames: list[Frame] = []
+    size = 0
+    for owners, message in outbox:
+        if run and (owners is None or size + len(message) > _JOINED_BYTES):
+            joined.append((frames, b"".join(run)))
+            run, frames, size = [], [], 0
+        if owners is not None:
             run.append(message)
-            items += count
+            frames = [*frames, *owners]
             size += len(message)
         else:
-            joined.append((0, message))
+            joined.append((owners, message))
     if run:
-        joined.append((items, b"".join(run)))
+        joined.append((frames, b"".join(run)))
     return joined
 
 

@@ -46,6 +46,7 @@ MAX_ID_BYTES = 128
 MAX_INPUTS = 256
 MAX_OUTPUTS = 256
 MAX_DIMENSIONS = 32
+MAX_PRIORITY = 3
 
 StreamRequest = list[Item] | model_pb2.StreamConfig | model_pb2.CancelItems
 
@@ -210,6 +211,10 @@ class _Scan(Walk):
             if tag == 0x38:
                 item.version, pos = read_varint(message, pos)
                 continue
+            if tag == 0x40:
+                priority, pos = read_varint(message, pos)
+                item.priority = to_int32(priority)
+                continue
             if tag & 7 != 2 or tag > 0x32:
                 pos = self.skip(pos, end, tag, depth)
                 continue
@@ -243,6 +248,8 @@ class _Scan(Walk):
         self.finish(pos, end)
         item.timeout_s = None if timeout is None else seconds_of(timeout)
         item.capture_time = b"" if capture is None else capture_bytes(capture)
+        if not 0 <= item.priority <= MAX_PRIORITY:
+            self.refuse(f"priority {item.priority} is unknown; use LOW, NORMAL or HIGH", "PRIORITY_UNKNOWN")
         item.error = self.error
         if item.error is None:
             ITEMS.learn(message, start, start, end, item)

@@ -21,7 +21,8 @@ _TENSOR_FIELDS = (
 )
 _ITEM_FIELDS = (
     "1 string id, 2 string model, 3 repeated Tensor inputs, 4 repeated OutputRequest outputs, "
-    "5 google.protobuf.Duration timeout, 6 google.protobuf.Timestamp capture_time, 7 uint64 version"
+    "5 google.protobuf.Duration timeout, 6 google.protobuf.Timestamp capture_time, 7 uint64 version, "
+    "8 enum priority"
 )
 _SECONDS_AND_NANOS = "1 int64 seconds, 2 int32 nanos"
 
@@ -34,8 +35,10 @@ KNOWN_FIELDS: Mapping[str, str] = {
     "InferItem": _ITEM_FIELDS,
     "InferResponse": "1 string id, 2 Outputs outputs, 4 Timing timing, 5 google.protobuf.Timestamp capture_time",
     "InferResult": (
-        "1 string id, 2 Outputs outputs, 3 ItemError error, 4 Timing timing, 5 google.protobuf.Timestamp capture_time"
+        "1 string id, 2 Outputs outputs, 3 ItemError error, 4 Timing timing, 5 google.protobuf.Timestamp capture_time, "
+        "6 Dropped dropped"
     ),
+    "Dropped": "1 enum reason, 2 uint64 age_ns",
     "Outputs": "1 repeated Tensor tensors",
     "Timing": (
         "1 uint64 wait_ns, 2 uint64 copy_in_ns, 3 uint64 execute_ns, 4 uint64 copy_out_ns, 5 uint64 total_ns, "
@@ -47,14 +50,28 @@ KNOWN_FIELDS: Mapping[str, str] = {
     ),
     "ItemError.MetadataEntry": "1 string key, 2 string value",
     "StreamInferRequest": "1 StreamConfig config, 2 ItemList items, 3 CancelItems cancel",
-    "StreamConfig": "1 string model, 2 enum order, 3 uint32 max_pending_items, 4 uint64 version",
+    "StreamConfig": (
+        "1 string model, 2 enum order, 3 uint32 max_pending_items, 4 uint64 version, 5 enum policy, "
+        "6 uint64 max_pending_bytes, 7 google.protobuf.Duration max_age, 8 enum preset, 9 enum priority"
+    ),
     "ItemList": "1 repeated InferItem items",
     "CancelItems": "1 repeated string ids",
-    "StreamInferResponse": "1 StreamReady ready, 2 ResultList results, 4 GoingAway going_away, 5 StreamSummary summary",
-    "StreamReady": "1 enum order, 2 uint32 max_pending_items, 3 uint64 max_message_bytes",
+    "StreamInferResponse": (
+        "1 StreamReady ready, 2 ResultList results, 3 StreamWindow window, 4 GoingAway going_away, "
+        "5 StreamSummary summary"
+    ),
+    "StreamReady": (
+        "1 enum order, 2 uint32 max_pending_items, 3 uint64 max_message_bytes, 4 enum policy, "
+        "5 uint64 max_pending_bytes, 6 google.protobuf.Duration max_age, 7 enum priority"
+    ),
+    "StreamWindow": "1 uint32 max_pending_items, 2 uint64 max_pending_bytes",
     "ResultList": "1 repeated InferResult results",
     "GoingAway": "1 string last_accepted_id",
-    "StreamSummary": "1 uint64 received_items, 2 uint64 succeeded_items, 3 uint64 failed_items",
+    "StreamSummary": (
+        "1 uint64 received_items, 2 uint64 succeeded_items, 3 uint64 failed_items, 4 uint64 dropped_items, "
+        "5 repeated StreamSummary.DropsEntry drops"
+    ),
+    "StreamSummary.DropsEntry": "1 string key, 2 uint64 value",
     "google.protobuf.Duration": _SECONDS_AND_NANOS,
     "google.protobuf.Timestamp": _SECONDS_AND_NANOS,
 }
@@ -62,9 +79,9 @@ KNOWN_FIELDS: Mapping[str, str] = {
 
 _ONEOFS: Mapping[str, tuple[str, ...]] = {
     "Tensor": ("data", "buffer", "fill"),
-    "InferResult": ("outputs", "error"),
+    "InferResult": ("outputs", "error", "dropped"),
     "StreamInferRequest": ("config", "items", "cancel"),
-    "StreamInferResponse": ("ready", "results", "going_away", "summary"),
+    "StreamInferResponse": ("ready", "results", "window", "going_away", "summary"),
 }
 
 HOT_MESSAGES: tuple[Any, ...] = (

@@ -16,7 +16,7 @@ import numpy as np
 
 from aclserve.errors import AclserveError
 from aclserve.tensors import data_type_of
-from aclserve_server.engine.items import BufferSlice, OutputTensor, Result, Timing
+from aclserve_server.engine.items import BufferSlice, Dropped, OutputTensor, Result, Timing
 from aclserve_server.rpc.varint import encode_varint
 
 _MAX_REMEMBERED = 4096
@@ -101,6 +101,9 @@ def _add_result(fragments: _Fragments, result: Result, listed: bool) -> int:
     captured = result.capture_time
     if captured:
         tail += b"\x2a" + varint(len(captured)) + captured
+    if result.dropped is not None:
+        notice = _dropped(result.dropped)
+        tail += b"\x32" + varint(len(notice)) + notice
     outputs = result.outputs
     between: _Fragments = []
     if result.error is not None:
@@ -125,6 +128,11 @@ def _add_result(fragments: _Fragments, result: Result, listed: bool) -> int:
     fragments += between
     fragments.append(tail)
     return size
+
+
+def _dropped(dropped: Dropped) -> bytes:
+    age = b"\x10" + varint(dropped.age_ns) if dropped.age_ns else b""
+    return b"\x08" + varint(dropped.reason) + age
 
 
 def _add_outputs(fragments: _Fragments, outputs: Sequence[OutputTensor]) -> int:

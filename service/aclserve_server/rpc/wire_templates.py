@@ -55,6 +55,7 @@ class _Template(NamedTuple):
     outputs: list[OutputRequest]
     timeout: _Span | None
     capture: _Span | None
+    priority: int
 
 
 class Table:
@@ -69,7 +70,7 @@ class Table:
     def match(self, message: bytes, view: memoryview, pos: int, end: int) -> Item | None:
         """The item of `message[pos:end]`, or None where it fits no template. Raises nothing."""
         for template in self._templates.get(end - pos, ()):
-            constants, id_start, id_stop, model, version, tensors, outputs, timeout, capture = template
+            constants, id_start, id_stop, model, version, tensors, outputs, timeout, capture, priority = template
             for start, constant in constants:
                 if not message.startswith(constant, pos + start):
                     break
@@ -98,7 +99,7 @@ class Table:
                     captured = message[pos + capture[0] : pos + capture[1]] or EPOCH
                     if not is_plain(captured):
                         return None
-                return Item(item_id, model, version, inputs, outputs, seconds, captured)
+                return Item(item_id, model, version, inputs, outputs, seconds, captured, priority=priority)
         return None
 
     def learn(self, message: bytes, origin: int, pos: int, end: int, item: Item) -> None:
@@ -162,7 +163,7 @@ def _template(message: bytes, origin: int, pos: int, end: int, item: Item) -> _T
                 return None
             once[tag] = span
             varying.append(span)
-        elif tag not in (0x12, 0x22, 0x38):
+        elif tag not in (0x12, 0x22, 0x38, 0x40):
             return None
     constants = _constants(message, origin, end, varying)
     if sum(len(constant) for _, constant in constants) > MAX_CONSTANT_BYTES:
@@ -172,8 +173,9 @@ def _template(message: bytes, origin: int, pos: int, end: int, item: Item) -> _T
         for tensor, source in zip(item.inputs, sources, strict=True)
     )
     id_start, id_stop = once.get(0x0A, (0, 0))
+    times = once.get(0x2A), once.get(0x32)
     return _Template(
-        constants, id_start, id_stop, item.model, item.version, tensors, item.outputs, once.get(0x2A), once.get(0x32)
+        constants, id_start, id_stop, item.model, item.version, tensors, item.outputs, *times, item.priority
     )
 
 
