@@ -49,10 +49,15 @@ class StreamLimits:
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    """An item that is not answered yet. `ticket` is None until the engine has admitted it."""
+    """An item that is not answered yet. `ticket` is None until the engine has admitted it.
 
-    frame: Frame
+    In order of submission its answer waits here, as `messages`, until those before it have left; `frame` is None for an
+    item that never became pending.
+    """
+
+    frame: Frame | None
     ticket: Ticket | None = None
+    messages: list[bytes] | None = None
 
 
 _Message = tuple[list[Frame] | None, bytes]
@@ -74,7 +79,7 @@ class StreamSession:
         self._limits = limits
         self._share = limits.max_items
         self._entries: dict[str, _Entry] = {}
-        self._held: dict[str, list[bytes]] = {}
+        self._turns: deque[_Entry] = deque()
         self._outbox: list[_Message] = []
         self._unwritten = 0
         self._last_accepted = ""
@@ -82,6 +87,7 @@ class StreamSession:
         self._room = asyncio.Event()
         self._reading_done = False
         self._going_away = False
+        self._failure: AclserveError | None = None
         self._reader: asyncio.Task[None] | None = None
 
     async def run(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
@@ -126,15 +132,16 @@ class StreamSession:
         live = [result for result in results if result.item_id in self._entries]
         for result in live:
             self._count(result)
-            if result.dropped is not None:
-                self.frames.leave(self._entries[result.item_id].frame)
-        if self.settings is not None and self.settings.in_order:
+            frame = self._entries[result.item_id].frame
+            if result.dropped is not None and frame is not None:
+                self.frames.leave(frame)
+        if self._in_order:
             for result in live:
-                self._held[result.item_id] = assemble_results([result], self._limits.max_message_bytes)
+                self._entries[result.item_id].messages = assemble_results([result], self._limits.max_message_bytes)
             self._put_in_order()
         elif live:
-            frames = [self._entries.pop(result.item_id).frame for result in live]
-            self._put_all(frames, assemble_results(live, self._limits.max_message_bytes))
+            entries = [self._entries.pop(result.item_id) for result in live]
+            self._put_all(_frames(entries), assemble_results(live, self._limits.max_message_bytes))
 
     def _count(self, result: Result) -> None:
         if result.error is not None:
@@ -146,13 +153,17 @@ class StreamSession:
             if result.timing is not None:
                 self.latencies_ns.append(result.timing.total_ns)
 
+    @property
+    def _in_order(self) -> bool:
+        return self.settings is not None and self.settings.in_order
+
     def _put_in_order(self) -> None:
-        while self._entries:
-            first = next(iter(self._entries))
-            messages = self._held.pop(first, None)
-            if messages is None:
-                return
-            self._put_all([self._entries.pop(first).frame], messages)
+        turns = self._turns
+        while turns and turns[0].messages is not None:
+            entry = turns.popleft()
+            if entry.frame is not None:
+                del self._entries[entry.frame.item_id]
+            self._put_all(_frames([entry]), entry.messages or [])
 
     def _put_all(self, frames: list[Frame], messages: list[bytes]) -> None:
         for message in messages[:-1]:
@@ -165,6 +176,8 @@ class StreamSession:
         self._wake.set()
 
     async def _receive(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        """Reads to the end. What breaks the stream is raised by `_send`, between two writes: a write must not be cancelled,
+        because no status could leave after it."""
         try:
             while (message := await context.read()) is not grpc.aio.EOF:
                 self._take(message)
@@ -174,9 +187,10 @@ class StreamSession:
         except asyncio.CancelledError:
             if not self._going_away:
                 raise
-        finally:
-            self._reading_done = True
-            self._wake.set()
+        except AclserveError as error:
+            self._failure = error
+        self._reading_done = True
+        self._wake.set()
 
     def _must_wait(self) -> bool:
         """Whether to read no further for now: WAIT without room, or a client that does not read."""
@@ -226,6 +240,8 @@ class StreamSession:
             self._answer_alone(Result(item.id, item.capture_time, dropped=Dropped(reason, 0)))
             return
         entry = self._entries[item.id] = _Entry(frame)
+        if settings.in_order:
+            self._turns.append(entry)
         if not item.model:
             item.model, item.version = settings.model, item.version or settings.version
         item.priority = item.priority or settings.priority
@@ -248,8 +264,12 @@ class StreamSession:
     def _answer_alone(self, result: Result) -> None:
         """Answers an item that never became pending."""
         self._count(result)
-        for message in assemble_results([result], None):
-            self._put([], message)
+        messages = assemble_results([result], None)
+        if self._in_order:
+            self._turns.append(_Entry(None, messages=messages))
+            self._put_in_order()
+        else:
+            self._put_all([], messages)
 
     def _give_up(self, frame: Frame, reason: DropReason) -> bool:
         ticket = self._waiting(frame.item_id)
@@ -272,6 +292,8 @@ class StreamSession:
 
     async def _send(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         while self._outbox or not self._reading_done or self._entries:
+            if self._failure is not None:
+                raise self._failure
             if not self._outbox:
                 self._wake.clear()
                 await self._wake.wait()
@@ -283,6 +305,8 @@ class StreamSession:
                 for frame in frames or ():
                     self.frames.leave(frame)
                 self._room.set()
+        if self._failure is not None:
+            raise self._failure
         await context.write(pb.StreamInferResponse(summary=self._summary()).SerializeToString())
 
     def _summary(self) -> pb.StreamSummary:
@@ -293,6 +317,10 @@ class StreamSession:
             dropped_items=self.drops.total(),
             drops={reason.name: count for reason, count in self.drops.items()},
         )
+
+
+def _frames(entries: Iterable[_Entry]) -> list[Frame]:
+    return [entry.frame for entry in entries if entry.frame is not None]
 
 
 def _joined(outbox: list[_Message]) -> list[_Message]:

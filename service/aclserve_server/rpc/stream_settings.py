@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from google.protobuf.duration_pb2 import Duration
@@ -10,13 +11,13 @@ from aclserve.errors import InvalidArgument
 from aclserve.v1 import model_pb2 as pb
 from aclserve_server.engine.frames import Policy
 
-POLICIES = {
+POLICIES: Mapping[int, Policy] = {
     pb.FRAME_POLICY_WAIT: Policy.WAIT,
     pb.FRAME_POLICY_DROP_OLDEST: Policy.DROP_OLDEST,
     pb.FRAME_POLICY_DROP_NEWEST: Policy.DROP_NEWEST,
     pb.FRAME_POLICY_LATEST_ONLY: Policy.LATEST_ONLY,
 }
-_PRESETS = {
+_PRESETS: Mapping[int, tuple[int, int, float | None]] = {
     pb.STREAM_PRESET_UNSPECIFIED: (pb.FRAME_POLICY_WAIT, pb.RESULT_ORDER_COMPLETION, None),
     pb.STREAM_PRESET_FILE: (pb.FRAME_POLICY_WAIT, pb.RESULT_ORDER_SUBMISSION, None),
     pb.STREAM_PRESET_LIVE: (pb.FRAME_POLICY_LATEST_ONLY, pb.RESULT_ORDER_COMPLETION, 1.0),
