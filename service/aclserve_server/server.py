@@ -54,6 +54,9 @@ SERVICES = tuple(
     for service in file.DESCRIPTOR.services_by_name.values()
 )
 
+_LINGER_S = 1.0
+"""How long other calls may go on at a stop when all items are answered."""
+
 FEATURES = ("health", "reflection", "metrics")
 """Optional abilities, as GetServerInfo tells them."""
 
@@ -102,6 +105,7 @@ class Server:
     async def _start(self) -> Addresses:
         config = self.config
         stack = self._resources
+        metrics_port = self._serve_http()
         library = self._open_library()
         self.library_path = library.path
         runtime = stack.enter_context(Runtime.open(library))
@@ -126,9 +130,6 @@ class Server:
         )
         port = await self._serve(devices, info)
         self._in_background(self.memory.run_expiry())
-        http = MetricsServer(config.host, config.metrics_port, self.registry, lambda: self._ready)
-        metrics_port = http.start()
-        stack.callback(http.close)
         self._watch()
         self._ready_at = time.monotonic()
         self._ready = True
@@ -192,16 +193,43 @@ class Server:
         self.health.add_to_server(server)
         add_reflection(server, [*SERVICES, SERVICE_NAME])
         host = f"[{config.host}]" if ":" in config.host else config.host
-        port = server.add_insecure_port(f"{host}:{config.port}")
+        try:
+            port = server.add_insecure_port(f"{host}:{config.port}")
+        except RuntimeError as error:
+            raise OSError(
+                f"--port: cannot listen on {host}:{config.port}; is it in use? 0 picks a free one"
+            ) from error
         await server.start()
         self._resources.push_async_callback(self._stop_serving, server)
         return port
 
+    def _serve_http(self) -> int:
+        """Starts the HTTP server, the first to come up and the last to go: it answers while the server drains."""
+        config = self.config
+        http = MetricsServer(config.host, config.metrics_port, self.registry, lambda: self._ready)
+        try:
+            port = http.start()
+        except OSError as error:
+            raise OSError(
+                f"--metrics-port: cannot listen on {config.host}:{config.metrics_port} ({error.strerror or error}); "
+                "0 picks a free one"
+            ) from error
+        self._resources.callback(http.close)
+        return port
+
     async def _stop_serving(self, server: grpc.aio.Server) -> None:
-        """Accepted items are answered, within the drain's bound; new calls are refused meanwhile."""
+        """Accepted items are answered, within the drain's bound; new calls are refused meanwhile.
+
+        Calls that nothing is owed to, such as a lease's keep-alive, do not hold up the stop.
+        """
         self.models.go_away()
         self.health.shutdown()
-        await server.stop(self.config.drain_timeout_s)
+        stopped = asyncio.create_task(server.stop(self.config.drain_timeout_s))
+        answered = asyncio.create_task(self.models.answered())
+        await asyncio.wait({stopped, answered}, return_when=asyncio.FIRST_COMPLETED)
+        answered.cancel()
+        await server.stop(_LINGER_S)
+        await stopped
 
     def _in_background(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Runs a coroutine until the server stops."""

@@ -257,7 +257,8 @@ class RawStream:
         """Received, succeeded, failed."""
         summary = self.summary
         assert summary is not None
-        assert summary.received_items == summary.succeeded_items + summary.failed_items
+        answered = summary.succeeded_items + summary.failed_items + summary.dropped_items
+        assert summary.received_items == answered
         return summary.received_items, summary.succeeded_items, summary.failed_items
 
     def end(self) -> Refusal:
@@ -282,6 +283,8 @@ class RawStream:
                 return list(response.results.results)
             case "going_away":
                 self.going_away = response.going_away
+            case "window":
+                pass
             case "summary":
                 self.summary = response.summary
             case other:

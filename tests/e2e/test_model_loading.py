@@ -75,7 +75,7 @@ def client(service: Serving) -> Iterator[Client]:
 def check_both_ways(client: Client, case: Case, model: str) -> list[Result]:
     """Runs a case under another name, unary and streamed; the answers."""
     results = [client.infer(model, case.inputs)]
-    with client.stream(model) as stream:
+    with client.stream(model, timeout=60) as stream:
         results += stream.map([case.inputs] * 4)
     assert len(results) == 5
     for result in results:
@@ -114,7 +114,7 @@ def test_items_of_several_clients_share_executions(service: Serving, client: Cli
 
     def one_client(number: int) -> dict[int, Result]:
         mine = range(number, rows, 4)
-        with Client(service.address) as own, own.stream(MAGIKA.model) as stream:
+        with Client(service.address) as own, own.stream(MAGIKA.model, timeout=60) as stream:
             for row in mine:
                 stream.send({name: files[row : row + 1]}, id=str(row))
             stream.finish()
@@ -156,7 +156,7 @@ def test_rows_in_buffers_beside_rows_in_messages(client: Client, mode: Execution
         given = lease.allocate(rows.nbytes + 8)
         taken = lease.allocate(sums.nbytes + 4, "host")
         lease.write(given, rows, offset_bytes=8)
-        with client.stream("sums", lease=lease) as stream:
+        with client.stream("sums", lease=lease, timeout=60) as stream:
             for row in range(count):
                 value = given.ref((1, 10), "float32", offset_bytes=8 + 40 * row) if row % 3 else rows[row : row + 1]
                 stream.send({name: value}, outputs={output: taken.ref(offset_bytes=4 + 4 * row)})

@@ -99,7 +99,7 @@ def test_unary(client: Client, case: Case) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_streamed(client: Client, case: Case) -> None:
-    with client.stream(case.model) as stream:
+    with client.stream(case.model, timeout=60) as stream:
         results = list(stream.map([case.inputs] * 3))
     assert sorted(result.id for result in results) == ["0", "1", "2"]
     for result in results:
@@ -128,7 +128,7 @@ def test_several_clients_at_once(served: Serving) -> None:
 def answer_over_one_stream(client: Client, cases: list[Case]) -> int:
     """Sends all cases over one stream, each item naming its model, and checks what comes; how many were answered."""
     by_id = {str(case): case for case in cases}
-    with client.stream() as stream:
+    with client.stream(timeout=60) as stream:
         for result in stream.map(Item(case.inputs, id=str(case), model=case.model) for case in cases):
             by_id.pop(result.id).check(result.raise_for_error().outputs)
     assert not by_id, f"not answered: {list(by_id)}"
@@ -143,7 +143,7 @@ def test_asynchronous_client(served: Serving) -> None:
 
     async def streamed(client: AsyncClient) -> list[str]:
         ids: list[str] = []
-        async with client.stream(order="submission") as stream:
+        async with client.stream(order="submission", timeout=60) as stream:
             items = [Item(case.inputs, id=str(case), model=case.model) for case in CASES]
             async for result in stream.map(items):
                 CASES[len(ids)].check(result.raise_for_error().outputs)
@@ -170,7 +170,7 @@ def test_as_the_newest_release_behaves(repository: Path, run_mode: str) -> None:
 def test_an_item_of_zero_rows_holds_up_no_other(client: Client) -> None:
     """The empty item needs no device; the row that came in the same message does."""
     cases = [plain_case("dynamic_axes_sum", name) for name in ("batch1", "batch0", "batch3")]
-    with client.stream("dynamic_axes_sum", order="submission") as stream:
+    with client.stream("dynamic_axes_sum", order="submission", timeout=60) as stream:
         stream.send_many([case.inputs for case in cases])
         stream.finish()
         results = list(stream.results())
@@ -226,7 +226,7 @@ def run_unary(client: Client, items: Iterable[Item], lease: Lease) -> list[Resul
 
 def run_streamed(client: Client, items: Iterable[Item], lease: Lease) -> list[Result]:
     """Without waiting for one step before the next is sent: items of one stream run in their order."""
-    with client.stream(lease=lease) as stream:
+    with client.stream(lease=lease, timeout=60) as stream:
         return list(stream.map(items))
 
 

@@ -206,7 +206,7 @@ def test_messages_that_look_alike_are_told_apart(messages: list[bytes]) -> None:
 
 def rich_item() -> pb.InferItem:
     """One with every field, times last so that a change there may still be a time."""
-    item = pb.InferItem(id="id-1", model="m", version=300)
+    item = pb.InferItem(id="id-1", model="m", version=300, priority=2)
     item.inputs.add(name="x", data_type=12, shape=(1, 300), data=b"\x08\x01\x12\x00abc")
     item.inputs.add(name="y", data_type=2, buffer={"buffer_id": "b", "offset_bytes": 64, "length_bytes": 300})
     item.inputs.add(name="z", data_type=9, fill={"pattern": 2, "seed": 200})

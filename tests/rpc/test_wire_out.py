@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from aclserve import errors
 from aclserve.tensors import DTYPES
 from aclserve.v1 import model_pb2 as pb
-from aclserve_server.engine.items import BufferSlice, OutputTensor, Result, Timing
+from aclserve_server.engine.items import BufferSlice, Dropped, DropReason, OutputTensor, Result, Timing
 from aclserve_server.rpc import wire_out
 from aclserve_server.rpc.wire_out import assemble_infer_response, assemble_results
 from rpc import wire_messages as wire
@@ -60,9 +60,11 @@ def failures(draw: st.DrawFn) -> errors.AclserveError:
 @st.composite
 def results(draw: st.DrawFn) -> Result:
     result = Result(draw(st.sampled_from(["", "a", "frame-0001", "ü" * 64])))
-    kind = draw(st.integers(0, 5))
+    kind = draw(st.integers(0, 6))
     if kind == 0:
         result.error = draw(failures())
+    elif kind == 6:
+        result.dropped = Dropped(draw(st.sampled_from(DropReason)), draw(NUMBERS64))
     elif kind < 5:
         result.outputs = draw(st.lists(output_tensors(), max_size=3))
     if draw(st.booleans()):
@@ -85,6 +87,9 @@ def expected(result: Result) -> pb.InferResult:
             made.error.metadata[key] = value
         if error.retry_delay is not None:
             made.error.retry_delay.FromNanoseconds(round(error.retry_delay * 1e9))
+    elif result.dropped is not None:
+        made.dropped.reason = result.dropped.reason
+        made.dropped.age_ns = result.dropped.age_ns
     elif result.outputs is not None:
         made.outputs.SetInParent()
         for output in result.outputs:
@@ -175,6 +180,13 @@ def test_text_that_utf8_cannot_hold_does_not_stop_an_answer() -> None:
     assert (parsed.message, parsed.metadata["path"]) == ("lone ?", "?")
     assert parsed.HasField("retry_delay")
     assert parsed.retry_delay.ToNanoseconds() == 0
+
+
+def test_an_items_error_is_as_long_as_a_calls_at_most() -> None:
+    error = errors.Internal("m" * 5000, reason="R", metadata={f"k{n}": "v" * 5000 for n in range(50)})
+    (message,) = assemble_results([Result("a", error=error)])
+    assert len(message) < 4096
+    assert pb.StreamInferResponse.FromString(message).results.results[0].error.reason == "R"
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

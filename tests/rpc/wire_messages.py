@@ -230,6 +230,8 @@ def reasons(item: pb.InferItem | pb.InferRequest) -> set[str]:
         found.add("ITEM_ID_TOO_LONG")
     if len(item.inputs) > 256:
         found.add("TOO_MANY_INPUTS")
+    if item.priority not in (0, 1, 2, 3):
+        found.add("PRIORITY_UNKNOWN")
     for tensor in item.inputs:
         if tensor.data_type not in DTYPES:
             found.add("DATA_TYPE_UNSUPPORTED")

@@ -28,6 +28,7 @@ from aclserve_server.engine.items import Item
 from aclserve_server.engine.loading import Prepared, RunOptions, Threads, load, prepare
 from aclserve_server.engine.memory import MemoryManager, Pin
 from aclserve_server.engine.model_config import ModelConfig
+from aclserve_server.engine.operations import Operations
 from aclserve_server.engine.outcomes import Observer
 from aclserve_server.engine.repository import Entry, ReadConfig, scan
 from aclserve_server.engine.runner import Runner
@@ -102,6 +103,7 @@ class Engine:
         self._observe = observe
         self._changed = changed
         self._hazards = Hazards()
+        self.operations = Operations()  # loads and unloads on behalf of clients
         self._records: dict[tuple[str, int], Record] = {}
         self._latest: dict[str, Record] = {}
 
@@ -148,9 +150,10 @@ class Engine:
 
     async def load(self, name: str, version: int, options: LoadOptions) -> Record:
         """Loads a model of the repository (the highest version for 0), after looking at the disk again."""
-        for entry in scan(self._root, self._read_config):
-            if entry.name == name:
-                self._list(entry)
+        entries = [entry for entry in scan(self._root, self._read_config) if entry.name == name]
+        self._forget(name, {entry.version for entry in entries})
+        for entry in entries:
+            self._list(entry)
         record = self._records.get((name, version)) if version else self._highest(name)
         if record is None:
             raise self._absent(name, version)
@@ -195,7 +198,8 @@ class Engine:
         await self._unload(self.find(name, version))
 
     async def close(self) -> None:
-        """Unloads everything."""
+        """Unloads everything, after the loads and unloads under way."""
+        await self.operations.drain()
         for record in self.records():
             if record.state is State.READY:
                 await self._unload(record)
@@ -205,6 +209,12 @@ class Engine:
         for record in self.records():
             if record.runner is not None:
                 await record.runner.drain()
+
+    def _forget(self, name: str, versions: set[int]) -> None:
+        """Drops the records of a model whose versions are not on the disk any more, but for those in use."""
+        for key, record in list(self._records.items()):
+            if key[0] == name and key[1] not in versions and record.state in (State.UNLOADED, State.UNAVAILABLE):
+                del self._records[key]
 
     def _list(self, entry: Entry) -> None:
         key = (entry.name, entry.version)

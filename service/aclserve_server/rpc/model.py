@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from aclserve.errors import InvalidArgument
+from aclserve.errors import InvalidArgument, Unavailable
 from aclserve.v1 import model_pb2 as pb
 from aclserve_server.engine.contract import Sink, Ticket
 from aclserve_server.engine.engine import Engine, LoadOptions
@@ -61,6 +61,9 @@ class ModelService:
         self._share = limits.max_items
         self._sessions: set[StreamSession] = set()
         self._numbers = itertools.count(1)
+        self._calls = 0
+        self._going_away = False
+        self._answered = asyncio.Event()
         self._watch = Watch(engine)
 
     @property
@@ -69,11 +72,26 @@ class ModelService:
         return frozenset(self._sessions)
 
     def go_away(self) -> None:
-        """Tells every open stream that no more items are taken."""
+        """Tells every open stream that no more items are taken, and takes none."""
+        self._going_away = True
         for session in list(self._sessions):
             session.go_away()
+        self._check_answered()
+
+    async def answered(self) -> None:
+        """Returns when all that was accepted before `go_away` is answered."""
+        await self._answered.wait()
 
     async def infer(self, message: bytes, context: Context) -> bytes:
+        self._check_staying()
+        self._calls += 1
+        try:
+            return await self._infer(message, context)
+        finally:
+            self._calls -= 1
+            self._check_answered()
+
+    async def _infer(self, message: bytes, context: Context) -> bytes:
         item = scan_infer_request(message)
         item.lease_id = lease_id_of(context)
         remaining = context.time_remaining()
@@ -89,6 +107,7 @@ class ModelService:
             raise
 
     async def stream_infer(self, requests: AsyncIterator[bytes], context: Context) -> None:
+        self._check_staying()
         session = StreamSession(next(self._numbers), self._submit, lease_id_of(context), self._limits)
         self._sessions.add(session)
         self._divide()
@@ -98,6 +117,7 @@ class ModelService:
         finally:
             self._sessions.discard(session)
             self._divide()
+            self._check_answered()
 
     async def watch_streams(self, request: pb.WatchStreamsRequest, context: Context) -> None:
         interval = interval_of(request)
@@ -138,7 +158,9 @@ class ModelService:
         return pb.UploadModelResponse(upload_id=upload_id, crc32c=checksum)
 
     async def load_model(self, request: pb.LoadModelRequest, context: Context) -> pb.LoadModelResponse:
-        lease_id = lease_id_of(context)
+        return await self._engine.operations.finish(self._load(request, lease_id_of(context)))
+
+    async def _load(self, request: pb.LoadModelRequest, lease_id: str) -> pb.LoadModelResponse:
         pins: list[Pin] = []
         upload: UploadPin | None = None
         try:
@@ -162,7 +184,7 @@ class ModelService:
         return pb.LoadModelResponse(description=description_to_proto(record))
 
     async def unload_model(self, request: pb.UnloadModelRequest, context: Context) -> pb.UnloadModelResponse:
-        await self._engine.unload(request.model, request.version)
+        await self._engine.operations.finish(self._engine.unload(request.model, request.version))
         return pb.UnloadModelResponse()
 
     def add_to_server(self, server: grpc.aio.Server) -> None:
@@ -184,6 +206,16 @@ class ModelService:
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
 
+    def _check_staying(self) -> None:
+        if self._going_away:
+            raise Unavailable(
+                "the server is shutting down and takes no more items; send them elsewhere", reason="SERVER_GOING_AWAY"
+            )
+
+    def _check_answered(self) -> None:
+        if self._going_away and not self._sessions and not self._calls:
+            self._answered.set()
+
     def _divide(self) -> None:
         """Gives each stream its part of a queue, in powers of two, so that obeying streams never find it full."""
         share = self._limits.max_items
@@ -204,6 +236,8 @@ class ModelService:
                 f"execution mode {request.execution_mode} is unknown", reason="EXECUTION_MODE_UNKNOWN"
             )
         synchronous = _MODES[request.execution_mode]
+        if request.memory_owner not in pb.MemoryOwner.values():
+            raise InvalidArgument(f"memory owner {request.memory_owner} is unknown", reason="MEMORY_OWNER_UNKNOWN")
         if request.memory_owner != pb.MEMORY_OWNER_CALLER:
             if request.work_buffer_id or request.weight_buffer_id:
                 raise InvalidArgument(

@@ -17,6 +17,7 @@ import numpy as np
 from aclserve.errors import AclserveError
 from aclserve.tensors import data_type_of
 from aclserve_server.engine.items import BufferSlice, Dropped, OutputTensor, Result, Timing
+from aclserve_server.rpc.status import to_item_error_fields
 from aclserve_server.rpc.varint import encode_varint
 
 _MAX_REMEMBERED = 4096
@@ -225,13 +226,14 @@ def _numbers(first: int, values: Sequence[int]) -> bytes:
 
 
 def _error(error: AclserveError) -> bytes:
-    """The contents of an ItemError."""
-    body = b"\x08" + varint(error.code) + _text(b"\x12", error.reason) + _text(b"\x1a", error.message)
-    for key, value in error.metadata.items():
-        entry = _text(b"\x0a", key) + _text(b"\x12", value)
+    """The contents of an ItemError, bounded as a call's status is."""
+    code, reason, message, metadata, retry_delay = to_item_error_fields(error)
+    body = b"\x08" + varint(code) + _text(b"\x12", reason) + _text(b"\x1a", message)
+    for key, value in metadata.items():
+        entry = (_text(b"\x0a", key) or b"\x0a\x00") + (_text(b"\x12", value) or b"\x12\x00")
         body += b"\x22" + varint(len(entry)) + entry
-    if error.retry_delay is not None:
-        delay = _duration(error.retry_delay)
+    if retry_delay is not None:
+        delay = _duration(retry_delay)
         body += b"\x2a" + varint(len(delay)) + delay
     return body
 
