@@ -14,7 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from aclserve.errors import InvalidArgument
 from aclserve.tensors import DTYPES, array_from_tensor, data_type_of, tensor_from_array
 from aclserve.v1 import device_pb2, memory_pb2, model_pb2, tensor_pb2
-from aclserve_client import data
+from aclserve_client import data, stream_data
 from aclserve_client.errors import error_from_item, seconds_of
 
 _E = TypeVar("_E", bound=StrEnum)
@@ -26,6 +26,10 @@ ENUMS: Mapping[type[StrEnum], Any] = {
     data.MemoryOwner: model_pb2.MemoryOwner,
     data.Batching: model_pb2.Batching,
     data.ResultOrder: model_pb2.ResultOrder,
+    stream_data.FramePolicy: model_pb2.FramePolicy,
+    stream_data.StreamPreset: model_pb2.StreamPreset,
+    stream_data.Priority: model_pb2.Priority,
+    stream_data.DropReason: model_pb2.DropReason,
     data.MemorySpace: memory_pb2.MemorySpace,
     data.AllocationPolicy: memory_pb2.AllocationPolicy,
     data.MemoryAttribute: memory_pb2.MemoryAttribute,
@@ -146,7 +150,19 @@ def item_fields(item: data.Item) -> dict[str, Any]:
         "outputs": outputs_to_wire(item.outputs),
         "timeout": duration_to_wire(item.max_wait),
         "capture_time": _timestamp(item.capture_time_ns),
+        "priority": _priority(item.priority),
     }
+
+
+def _priority(priority: stream_data.Priority | str) -> Any:
+    """The wire's number; most items leave it to their stream."""
+    return 0 if priority == "unspecified" else enum_to_wire(stream_data.Priority, priority)
+
+
+def inline_bytes(item: data.Item) -> int:
+    """Bytes of the inputs that travel with the item: what counts in a window of bytes."""
+    arrays = (value.array if isinstance(value, data.Typed) else value for value in item.inputs.values())
+    return sum(array.nbytes for array in arrays if isinstance(array, np.ndarray | np.generic))
 
 
 def size_bound(item: data.Item) -> int:
@@ -173,9 +189,14 @@ def _timestamp(time_ns: int | None) -> Timestamp | None:
 
 def result_from_wire(message: model_pb2.InferResponse | model_pb2.InferResult) -> data.Result:
     """The answer to one item, of Infer or of a stream."""
-    error = None
-    if isinstance(message, model_pb2.InferResult) and message.WhichOneof("outcome") == "error":
-        error = error_from_item(message.error)
+    error, dropped = None, None
+    if isinstance(message, model_pb2.InferResult):
+        match message.WhichOneof("outcome"):
+            case "error":
+                error = error_from_item(message.error)
+            case "dropped":
+                reason = enum_from_wire(stream_data.DropReason, message.dropped.reason)
+                dropped = stream_data.Dropped(reason, message.dropped.age_ns)
     outputs, buffers = {}, {}
     for tensor in message.outputs.tensors:
         if tensor.WhichOneof("source") == "buffer":
@@ -190,6 +211,7 @@ def result_from_wire(message: model_pb2.InferResponse | model_pb2.InferResult) -
         timing=_timing(message.timing) if message.HasField("timing") else None,
         error=error,
         capture_time_ns=captured.seconds * 1_000_000_000 + captured.nanos if message.HasField("capture_time") else None,
+        dropped=dropped,
     )
 
 
@@ -303,8 +325,58 @@ def usage_from_wire(usage: memory_pb2.MemoryUsage) -> data.MemoryUsage:
     return data.MemoryUsage(kind, usage.free_bytes, usage.total_bytes)
 
 
-def summary_from_wire(summary: model_pb2.StreamSummary) -> data.StreamSummary:
-    return data.StreamSummary(summary.received_items, summary.succeeded_items, summary.failed_items)
+def _drops(drops: Mapping[str, int]) -> dict[str, int]:
+    return {reason.lower(): count for reason, count in sorted(drops.items())}
+
+
+def summary_from_wire(summary: model_pb2.StreamSummary) -> stream_data.StreamSummary:
+    return stream_data.StreamSummary(
+        summary.received_items,
+        summary.succeeded_items,
+        summary.failed_items,
+        summary.dropped_items,
+        _drops(summary.drops),
+    )
+
+
+def report_from_wire(report: model_pb2.WatchStreamsResponse) -> stream_data.StreamsReport:
+    return stream_data.StreamsReport(
+        tuple(map(_stream_status, report.streams)), tuple(map(_model_status, report.models))
+    )
+
+
+def _stream_status(stream: model_pb2.StreamStatus) -> stream_data.StreamStatus:
+    return stream_data.StreamStatus(
+        number=stream.number,
+        model=stream.model,
+        policy=enum_from_wire(stream_data.FramePolicy, stream.policy),
+        priority=enum_from_wire(stream_data.Priority, stream.priority),
+        received_per_second=stream.received_per_second,
+        answered_per_second=stream.answered_per_second,
+        pending_items=stream.pending_items,
+        pending_bytes=stream.pending_bytes,
+        window_items=stream.max_pending_items,
+        oldest_age_ns=stream.oldest_age_ns,
+        received_items=stream.received_items,
+        succeeded_items=stream.succeeded_items,
+        failed_items=stream.failed_items,
+        dropped_items=stream.dropped_items,
+        drops=_drops(stream.drops),
+        p50_ns=stream.p50_ns,
+        p99_ns=stream.p99_ns,
+    )
+
+
+def _model_status(model: model_pb2.ModelStatus) -> stream_data.ModelStatus:
+    return stream_data.ModelStatus(
+        name=model.name,
+        version=model.version,
+        queue_rows=model.queue_rows,
+        executions_per_second=model.executions_per_second,
+        rows_per_second=model.rows_per_second,
+        mean_batch_rows=model.mean_batch_rows,
+        fill=model.fill,
+    )
 
 
 def byte_count(tensor: tensor_pb2.Tensor) -> int:

@@ -13,7 +13,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from aclserve.errors import AclserveError
+from aclserve.errors import AclserveError, Cancelled
+from aclserve_client.stream_data import Dropped, Priority
 
 
 class RunMode(StrEnum):
@@ -174,6 +175,7 @@ class Item:
     outputs: OutputChoice = None
     max_wait: float | None = None
     capture_time_ns: int | None = None
+    priority: Priority | str = Priority.UNSPECIFIED
 
 
 @dataclass(frozen=True)
@@ -197,10 +199,11 @@ class Timing:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """The one answer to an item: `outputs` and `buffers`, or `error`.
+    """The one answer to an item: `outputs` and `buffers`, or `error`, or `dropped`.
 
     `outputs` are read-only arrays by name; an output that was directed into a buffer is in `buffers` instead, with its
-    shape. `timing` is None for an item that never reached a batch.
+    shape. `timing` is None for an item that never reached a batch. `dropped` is what the stream's frame policy was
+    asked to do, and no error.
     """
 
     id: str
@@ -209,11 +212,19 @@ class Result:
     timing: Timing | None = None
     error: AclserveError | None = None
     capture_time_ns: int | None = None
+    dropped: Dropped | None = None
 
     def raise_for_error(self) -> Result:
-        """The result itself, or its error raised."""
+        """The result itself, or its error raised; `Cancelled`, reason ITEM_DROPPED, for a dropped item."""
         if self.error is not None:
             raise self.error
+        if self.dropped is not None:
+            age, reason = self.dropped.age_ns, self.dropped.reason.value
+            raise Cancelled(
+                f"item {self.id!r} was dropped by the stream's frame policy after {age / 1e6:.1f} ms ({reason})",
+                reason="ITEM_DROPPED",
+                metadata={"drop_reason": reason, "age_ns": age},
+            )
         return self
 
 
@@ -351,12 +362,3 @@ class BufferInfo:
     ) -> BufferRef:
         """This buffer, or a range of it, as an input of that shape, or as the place for an output."""
         return BufferRef(self.id, tuple(shape), dtype, offset_bytes, length_bytes)
-
-
-@dataclass(frozen=True)
-class StreamSummary:
-    """The totals of a stream: received = succeeded + failed."""
-
-    received_items: int
-    succeeded_items: int
-    failed_items: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -38,8 +38,13 @@ class Options:
         within it.
     max_message_bytes: the largest message sent or taken.
     retry_attempts: attempts at a read in all, the first one included. Only reads are tried again, only when the server
-        is unavailable, and only within the call's deadline.
+        is unavailable, and only within the call's deadline. (A client with several addresses also takes a call that no
+        server has looked at to the next address.)
     retry_backoff: the wait before the second attempt, doubled each time, where the server does not name one.
+    resume_attempts: how often a stream with `resume=True` is opened again in a row, without an answer in between.
+    resume_timeout: how long such a stream may be without a server; None for no limit. The first time it becomes ready
+        within `timeout`, as any stream. The waits in between begin with `retry_backoff` and double up to 5 s, where the
+        server does not name one.
     keepalive_time: how often a connection in use that is silent is probed. Servers that are not told otherwise close a
         connection that is probed more than every 300 s.
     keepalive_timeout: how long a probe may take before the connection counts as broken.
@@ -55,6 +60,8 @@ class Options:
     max_message_bytes: int = 65 << 20
     retry_attempts: int = 3
     retry_backoff: float = 0.1
+    resume_attempts: int = 30
+    resume_timeout: float | None = 120.0
     keepalive_time: float = 330.0
     keepalive_timeout: float = 20.0
     chunk_bytes: int = 1 << 20
@@ -65,9 +72,10 @@ class Options:
     metadata: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        sizes = ("max_message_bytes", "chunk_bytes", "pack_bytes", "pack_items", "retry_attempts", "max_unread_results")
+        sizes = ("max_message_bytes", "chunk_bytes", "pack_bytes", "pack_items", "max_unread_results")
+        sizes += ("retry_attempts", "resume_attempts")
         wrong = [f"{name} must be 1 or more, got {getattr(self, name)}" for name in sizes if getattr(self, name) < 1]
-        for name in ("timeout", "keepalive_time", "keepalive_timeout"):
+        for name in ("timeout", "resume_timeout", "keepalive_time", "keepalive_timeout"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 wrong.append(f"{name} must be above 0 s, got {value}")
@@ -95,6 +103,19 @@ class Options:
         ]
 
 
+def addresses_of(address: str | Iterable[str]) -> tuple[str, ...]:
+    """The addresses in "host:port,host:port" or in several texts, each once.
+
+    Raises `InvalidArgument`, reason ADDRESS_INVALID, when there is none.
+    """
+    texts = [address] if isinstance(address, str) else address
+    found = dict.fromkeys(part.strip() for text in texts for part in text.split(","))
+    found.pop("", None)
+    if not found:
+        raise InvalidArgument("no address; say host:port, or several of them", reason="ADDRESS_INVALID")
+    return tuple(found)
+
+
 class Deadline:
     """The point in time when a call, with all its attempts and pages, must be over."""
 
@@ -108,19 +129,27 @@ class Deadline:
         return None if self._end is None else max(0.0, self._end - self._clock())
 
 
-class Retry:
-    """Counts the attempts of one call and tells whether to try again."""
+UNTOUCHED = frozenset({"CONNECTION_FAILED", "SERVER_GOING_AWAY"})
+"""Reasons of `Unavailable` which say that no server has looked at the call."""
 
-    def __init__(self, options: Options, *, is_read: bool) -> None:
+
+class Retry:
+    """Counts the attempts of one call and tells whether to try again. `elsewhere`: other addresses that may be tried."""
+
+    def __init__(self, options: Options, *, is_read: bool, elsewhere: int = 0) -> None:
         self._left = options.retry_attempts - 1 if is_read else 0
+        self._elsewhere = elsewhere
         self._backoff = options.retry_backoff
 
     def delay_after(self, error: AclserveError, remaining: float | None) -> float | None:
         """Seconds to wait before the next attempt; None when the error is final."""
-        if self._left <= 0 or not isinstance(error, Unavailable):
+        if not isinstance(error, Unavailable):
             return None
+        if self._elsewhere > 0 and error.reason in UNTOUCHED:
+            self._elsewhere -= 1
+            return 0.0
         delay = self._backoff if error.retry_delay is None else error.retry_delay
-        if remaining is not None and delay >= remaining:
+        if self._left <= 0 or (remaining is not None and delay >= remaining):
             return None
         self._left -= 1
         self._backoff *= 2

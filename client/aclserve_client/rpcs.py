@@ -71,6 +71,7 @@ LOAD_MODEL = _rpc(model_pb2, "ModelService", "LoadModel")
 UNLOAD_MODEL = _rpc(model_pb2, "ModelService", "UnloadModel")
 INFER = _rpc(model_pb2, "ModelService", "Infer")
 STREAM_INFER = _rpc(model_pb2, "ModelService", "StreamInfer", "stream_stream")
+WATCH_STREAMS = _rpc(model_pb2, "ModelService", "WatchStreams", "unary_stream")
 
 KEEP_LEASE_ALIVE_PATH = "/aclserve.v1.MemoryService/KeepLeaseAlive"
 """The one RPC the client does not use: it renews with RenewLease, which outlives a broken connection."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -22,9 +23,9 @@ from aclserve.errors import AclserveError, NotFound
 from aclserve.v1 import device_pb2, memory_pb2, model_pb2
 from aclserve.v1.tensor_pb2 import DATA_TYPE_FLOAT32, DATA_TYPE_INT64, BufferSlice, Fill, Tensor
 from aclserve_server.config import Config
-from aclserve_server.emulator import Emulator, EmulatorConfig
+from aclserve_server.emulator import Emulator, EmulatorConfig, Latency
 from aclserve_server.server import Server
-from e2e.raw import BIG, EDGES, HUGE, Raw, Refusal, footprint, item_refusal, on_loop, refused, tensor, wait_until
+from e2e.raw import BIG, EDGES, HUGE, Raw, Refusal, footprint, item_refusal, lease_metadata, on_loop, refused, tensor, wait_until
 from serving import Serving, elementwise, put_model, rows, serving
 
 Code = grpc.StatusCode
@@ -1038,3 +1039,71 @@ def test_a_device_that_fails_while_it_is_opened(tmp_path: Path, function: str) -
         assert not emulator.errors
     finally:
         emulator.close()
+
+
+# Calls that are given up half-way.
+
+
+class Gate:
+    """Stops the emulated device inside one call, for as long as the test wants."""
+
+    def __init__(self) -> None:
+        self.inside = threading.Event()
+        self.open = threading.Event()
+
+    def sleep(self, seconds: float) -> None:
+        self.inside.set()
+        assert self.open.wait(30)
+
+    def emulator(self, function: str) -> EmulatorConfig:
+        return EmulatorConfig(sleep=self.sleep, latency=Latency(call_us={function: 1.0}))
+
+
+@pytest.mark.parametrize("owner", ["ascendcl", "caller"])
+def test_a_load_whose_client_gives_up_leaves_nothing_half_done(tmp_path: Path, owner: str) -> None:
+    gate = Gate()
+    function = "aclmdlLoadFromFile" if owner == "ascendcl" else "aclmdlLoadFromFileWithMem"
+    (tmp_path / "models").mkdir()
+    with serving(tmp_path / "models", emulator=gate.emulator(function)) as up, Raw(up.address) as raw:
+        put_model(tmp_path / "models", "late", elementwise())
+        lease_id = raw.lease()
+        before = footprint(up, raw)
+        request = load("late")
+        if owner == "caller":
+            buffers = [raw.buffer(lease_id, 1 << 20) for _ in range(2)]
+            request = load("late", memory_owner=2, work_buffer_id=buffers[0], weight_buffer_id=buffers[1])
+        call = raw.models.LoadModel.future(request, timeout=30, metadata=lease_metadata(lease_id))
+        assert gate.inside.wait(30)
+        call.cancel()
+        if owner == "caller":
+            raw.release(lease_id)
+        raw.states()
+        gate.open.set()
+        wait_until(lambda: raw.states()["late", 1][0] not in (0, model_pb2.MODEL_STATE_LOADING), "the load has ended")
+        if raw.states()["late", 1][0] == model_pb2.MODEL_STATE_READY:
+            raw.call("models", "UnloadModel", model_pb2.UnloadModelRequest(model="late"))
+        wait_until(lambda: up.server.memory.use().buffers == 0, "the caller's memory is free")
+        wait_until(lambda: up.emulator.ledger() == before.ledger, "nothing is left")
+
+
+def test_an_unload_whose_client_gives_up_is_done_all_the_same(tmp_path: Path) -> None:
+    put_model(tmp_path, "relu", elementwise("Relu"))
+    with serving(tmp_path) as up, Raw(up.address) as raw:
+        up.emulator.hold()
+        stream = raw.stream(model_pb2.StreamConfig(model="relu"))
+        stream.items(model_pb2.InferItem(inputs=[x_rows()]))
+        wait_until(lambda: up.emulator.counters.calls["aclmdlExecuteAsync"] == 1, "an item is on the device")
+        call = raw.models.UnloadModel.future(model_pb2.UnloadModelRequest(model="relu"), timeout=30)
+        wait_until(lambda: raw.states()["relu", 1][0] == model_pb2.MODEL_STATE_UNLOADING, "it is being unloaded")
+        stream.items(model_pb2.InferItem(inputs=[x_rows()]))
+        (refusal,) = stream.results(1)
+        check(item_refusal(refusal.error), Code.FAILED_PRECONDITION, "MODEL_NOT_READY", ("unloading",))
+        check(refused(lambda: raw.call("models", "LoadModel", load("relu"))), Code.ALREADY_EXISTS, "MODEL_ALREADY_LOADED")
+        call.cancel()
+        raw.states()
+        up.emulator.release()
+        assert len(stream.finish()) == 1
+        wait_until(lambda: raw.states()["relu", 1][0] == model_pb2.MODEL_STATE_UNLOADED, "it is unloaded")
+        assert up.emulator.ledger()["models"] == 0
+        raw.call("models", "LoadModel", load("relu"))
+        assert raw.infer(model_pb2.InferRequest(model="relu", inputs=[x_rows()])).outputs.tensors

@@ -607,9 +607,10 @@ def test_a_timeout_bounds_the_wait_and_not_the_execution(service: Serving, raw: 
 def test_a_full_queue_refuses_at_once_and_says_when_to_retry(service: Serving, raw: Raw) -> None:
     stream = raw.stream(Config(model="one"))
     occupy(service, stream)
-    stream.items(item("a", x(0, 30)), item("b", x(1, 20)), item("c", x(2, 10)), item("d", x(3, 1)))
-    full = stream.results(2)  # while the device is held
-    for result, name in zip(full, ("b", "d"), strict=True):
+    stream.items(item("a", x(0, 30)), item("b", x(1, 10)))
+    wait_until(lambda: queued(service, "one") == 10, "a full batch waits in the second slot")
+    stream.items(item("c", x(2, 20)), item("d", x(3, 11)), item("e", x(4, 10)), item("f", x(5, 1)))
+    for result, name in zip(stream.results(2), ("d", "f"), strict=True):  # while the device is held
         refusal = item_refusal(result.error).check_clean()
         assert (result.id, refusal.code, refusal.reason) == (name, grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")
         assert refusal.retry_s is not None
@@ -622,8 +623,9 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_retry(service: Serving, r
     other = raw.infer(model_pb2.InferRequest(model="two", inputs=[x(4, 0)]))  # another model's queue is its own
     assert list(other.outputs.tensors[0].shape) == [0, 4]
     service.emulator.release()
-    assert {result.id: len(answer(result)) for result in stream.finish()} == {"first": 16, "a": 480, "c": 160}
-    assert stream.totals() == (5, 3, 2)
+    sizes = {result.id: len(answer(result)) for result in stream.finish()}
+    assert sizes == {"first": 16, "a": 480, "b": 160, "c": 320, "e": 160}
+    assert stream.totals() == (7, 5, 2)
 
 
 # What needs no device, and what the server makes.

@@ -35,7 +35,7 @@ from typing import Generic
 
 from aclserve.errors import ResourceExhausted
 from aclserve_server.engine.costs import ArrivalRate, GearCosts
-from aclserve_server.engine.flows import Level, T
+from aclserve_server.engine.flows import Level, Room, T
 
 PRIORITIES = 3
 """Levels: 0 low, 1 normal, 2 high."""
@@ -122,24 +122,15 @@ class BatchQueue(Generic[T]):
 
     def take(self) -> list[T]:
         """The next batch: at least one ticket. Call it only where one waits."""
-        rows_left, items_left = self.max_rows, self.max_items
-
-        def fits(ticket: T) -> bool:
-            nonlocal rows_left, items_left
-            if ticket.rows > rows_left or not items_left:
-                return False
-            rows_left -= ticket.rows
-            items_left -= 1
-            return True
-
+        room = Room(self.max_rows, self.max_items)
         batch: list[T] = []
         served = set()
         for level in self._order():
-            drawn = level.draw(fits, self.max_rows_per_stream)
+            drawn = level.draw(room, self.max_rows_per_stream)
             if drawn:
                 batch.extend(drawn)
                 served.add(level)
-            if not rows_left or not items_left:
+            if room.full:
                 break
         for level in self._levels:
             level.passed_over = 0 if level in served else level.passed_over + level.waits()

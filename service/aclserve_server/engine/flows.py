@@ -10,7 +10,7 @@ stream the order of arrival holds.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from heapq import heappop, heappush
 from typing import Generic, Protocol, TypeVar
 
@@ -48,6 +48,32 @@ class Flow(Generic[T]):
 
 Entry = tuple[float, int, Hashable, int]
 
+_TURNS = 4
+"""A stream gives at most this part of a batch before the next one's turn."""
+
+
+class Room:
+    """What is left of a batch."""
+
+    __slots__ = ("items", "rows")
+
+    def __init__(self, rows: int, items: int) -> None:
+        self.rows = rows
+        self.items = items
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing more fits."""
+        return not self.rows or not self.items
+
+    def take(self, rows: int) -> bool:
+        """Takes a ticket's rows from it; False where they do not fit."""
+        if rows > self.rows or not self.items:
+            return False
+        self.rows -= rows
+        self.items -= 1
+        return True
+
 
 class Level(Generic[T]):
     """The flows of one priority."""
@@ -55,6 +81,7 @@ class Level(Generic[T]):
     def __init__(self, quantum_rows: int) -> None:
         """`quantum_rows`: how far ahead of its share a deadline may carry a flow."""
         self._quantum = quantum_rows
+        self._burst = max(quantum_rows // _TURNS, 1)
         self._flows: dict[Hashable, Flow[T]] = {}
         self._by_share: list[Entry] = []
         self._by_deadline: list[Entry] = []
@@ -77,27 +104,35 @@ class Level(Generic[T]):
         """Whether any ticket waits."""
         return self._furthest_behind() is not None
 
-    def draw(self, fits: Callable[[T], bool], max_rows_per_stream: int) -> list[T]:
+    def draw(self, room: Room, max_rows_per_stream: int) -> list[T]:
         """Takes waiting tickets in order of service; one that does not fit lets its stream pass for this draw.
 
-        A stream that has taken `max_rows_per_stream` rows (0: no bound) passes too.
+        A stream that has taken `max_rows_per_stream` rows (0: no bound) passes too. A stream whose turn it is gives a few
+        rows at once, so that what came in one message mostly leaves in one.
         """
         drawn: list[T] = []
         passed: list[Hashable] = []
         taken: dict[Hashable, int] = {}
-        while (stream := self._next()) is not None:
+        while not room.full and (stream := self._next()) is not None:
             flow = self._flows[stream]
-            ticket = flow.tickets[0]
-            rows = taken.get(stream, 0) + ticket.rows
-            if (max_rows_per_stream and stream in taken and rows > max_rows_per_stream) or not fits(ticket):
-                flow.version += 1
-                passed.append(stream)
-                continue
-            taken[stream] = rows
-            drawn.append(flow.tickets.popleft())
             self._virtual = max(self._virtual, flow.given)
-            flow.given += ticket.rows
-            self._replace(stream, flow)
+            turn = flow.given + self._burst
+            while (ticket := flow.head()) is not None:
+                rows = taken.get(stream, 0) + ticket.rows
+                if (max_rows_per_stream and stream in taken and rows > max_rows_per_stream) or not room.take(
+                    ticket.rows
+                ):
+                    flow.version += 1
+                    passed.append(stream)
+                    break
+                taken[stream] = rows
+                drawn.append(flow.tickets.popleft())
+                flow.given += ticket.rows
+                if flow.given >= turn or ticket.deadline is not None:
+                    self._replace(stream, flow)
+                    break
+            else:
+                del self._flows[stream]
         for stream in passed:
             self._replace(stream, self._flows[stream])
         return drawn
