@@ -1,28 +1,37 @@
 """The rules of a stream, without network, threads or event loop.
 
 States: opening (the configuration is sent, `ready` not yet there), open, finished (the caller sends no more), going
-away (the server takes no more), ended (the server's last word is in). `StreamState` is told what the caller wants
-(`add`, `cancel`, `finish`) and what the server said (`receive`, `end`, `fail`), and tells what to send
-(`next_message`) and what to hand out (`take`). Whoever drives it calls it from one thread at a time.
+away (the server takes no more), lost (to be opened again; only with `resumption`), ended (the last word is in).
+`StreamState` is told what the caller wants (`add`, `cancel`, `finish`) and what the server said (`receive`, `end`,
+`lose`), and tells what to send (`next_message`) and what to hand out (`take`). Whoever drives it calls it from one
+thread at a time, opens the stream again when `resume_after` says so, and calls `reopen` before that.
 
 Invariants, each with a test:
-- Items that wait here or are on their way are never more than the window that `ready` stated.
+- Items that wait here or are on their way are never more than the window, in items and in bytes, when another one is
+  added; and items on their way never more than the window when another one leaves, also after the window shrank. One
+  item is always admitted, however large. Where the frame policy drops items the server must see those that are too
+  many, so there as many again may be on their way, at least `_AHEAD_ITEMS`.
 - Items leave in the order they were added; those that wait together leave together, up to `pack_items` and `pack_bytes`
   a message; one that is larger alone than `pack_bytes` travels alone.
 - Every item that was added gets exactly one result, unless the stream breaks: then its error is raised instead. Items
   that a server going away did not look at get the error SERVER_GOING_AWAY when the stream ends, in the order of adding.
+- With `resumption`, items that were not answered when the stream was lost leave again, in the order of adding, on the
+  stream that is opened next, but for those that were taken back: they are answered here. An item may so run twice on
+  servers; it still gets one result.
 - Results that nobody takes are bounded. A caller who only sends is told so (RESULTS_NOT_READ); where another task or
   thread takes results, the sender waits for it.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from aclserve.errors import (
     AclserveError,
     AlreadyExists,
+    Cancelled,
     FailedPrecondition,
     Internal,
     InvalidArgument,
@@ -32,38 +41,59 @@ from aclserve.errors import (
 from aclserve.v1 import model_pb2 as pb
 from aclserve_client import convert, data
 from aclserve_client.options import Options
+from aclserve_client.resume import Resumption, is_resumable
+from aclserve_client.stream_data import StreamSummary
 
 _ITEM_OVERHEAD_BYTES = 16
 """Room for an item's tag and length, and for the message around it."""
+
+_AHEAD_ITEMS = 32
+"""Items beyond the window that may be on their way where the frame policy drops."""
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """An item that is not answered. `size_bytes` bounds its message's size; `message` is kept as long as it may leave."""
+
+    id: str
+    message: pb.InferItem | None
+    size_bytes: int
+    inline_bytes: int
+    on_its_way: bool = False
+    taken_back: bool = False
 
 
 class StreamState:
     """One stream's state. `reading_elsewhere` means that another task or thread than the sender takes the results."""
 
-    def __init__(self, config: pb.StreamConfig, options: Options) -> None:
+    def __init__(self, config: pb.StreamConfig, options: Options, resumption: Resumption | None = None) -> None:
         self.ready: pb.StreamReady | None = None
-        self.summary: data.StreamSummary | None = None
+        self.summary: StreamSummary | None = None
         self.going_away = False
         self.last_accepted_id = ""
         self.ended = False
         self.finished = False
         self.pack_items = options.pack_items
-        self._config: pb.StreamConfig | None = config
+        self.window = 0
+        self.window_bytes = 0
+        self.resume_after: float | None = None
+        self.resumptions = 0
+        self._config = config
+        self._resumption = resumption
+        self._connecting = True
+        self._configured = False
         self._pack_bytes = options.pack_bytes
         self._max_message_bytes = options.max_message_bytes
         self._max_unread = options.max_unread_results
-        self._outgoing: deque[tuple[pb.InferItem, int] | pb.CancelItems] = deque()  # items with a bound of their size
-        self._pending: dict[str, None] = {}
+        self._outgoing: deque[_Entry | pb.CancelItems] = deque()
+        self._pending: dict[str, _Entry] = {}
+        self._pending_bytes = self._away_items = self._away_bytes = 0
         self._unread: deque[data.Result] = deque()
+        self._outcomes: Counter[str] = Counter()
         self._next_position = 0
         self._error: AclserveError | None = None
 
     # What the caller wants.
-
-    @property
-    def window(self) -> int:
-        """Items that may be pending at a time; 0 before `ready`."""
-        return 0 if self.ready is None else max(1, self.ready.max_pending_items)
 
     @property
     def pending(self) -> int:
@@ -71,13 +101,31 @@ class StreamState:
         return len(self._pending)
 
     @property
+    def _drops(self) -> bool:
+        return self.ready is not None and self.ready.policy > pb.FRAME_POLICY_WAIT
+
+    @property
+    def _limit(self) -> int:
+        """Items that may be pending at a time."""
+        return self.window + max(self.window, _AHEAD_ITEMS) if self._drops else self.window
+
+    def _fits(self, inline_bytes: int, items: int, used_bytes: int) -> bool:
+        """Whether an item may join so many items of so many bytes."""
+        if items >= self._limit:
+            return False
+        limit = 2 * self.window_bytes if self._drops else self.window_bytes
+        return not items or not limit or used_bytes + inline_bytes <= limit
+
+    @property
     def free(self) -> int:
-        """Items that may be added now."""
-        return 0 if self.unread_full else max(0, self.window - self.pending)
+        """Items that may be added now, as far as their number is concerned."""
+        return 0 if self.unread_full else max(0, self._limit - self.pending)
 
     def has_room(self, count: int) -> bool:
-        """True when `count` items may be added at once and no result waits to be taken first."""
-        return not self._unread and not self.ended and not self.going_away and self.free >= count
+        """True when about `count` items may be added at once and no result waits to be taken first."""
+        if self._unread or self.ended or (self.going_away and self._resumption is None):
+            return False
+        return self.free >= min(count, max(1, self._limit // 2))
 
     @property
     def unread(self) -> int:
@@ -94,27 +142,32 @@ class StreamState:
             raise self._error
         if self.finished:
             raise FailedPrecondition("the stream is finished; open another one", reason="STREAM_FINISHED")
-        if self.going_away:
+        if self.going_away and (self.ended or self._resumption is None):
             raise self._unlooked_at()
         if self.ended:
             raise FailedPrecondition("the stream has ended; open another one", reason="STREAM_ENDED")
 
-    def admits(self, *, reading_elsewhere: bool) -> bool:
+    def admits(self, item: data.Item, *, reading_elsewhere: bool) -> bool:
         """True when an item may be added now, False when that needs waiting. Raises where waiting would not help."""
         self.check_sendable()
-        if self.unread_full and not reading_elsewhere:
-            raise ResourceExhausted(
-                f"{self.unread} results have not been read; read results() while sending, or use map()",
-                reason="RESULTS_NOT_READ",
-            )
-        return self.free > 0
+        if self.unread_full:
+            if not reading_elsewhere:
+                raise ResourceExhausted(
+                    f"{self.unread} results have not been read; read results() while sending, or use map()",
+                    reason="RESULTS_NOT_READ",
+                )
+            return False
+        return self._fits(convert.inline_bytes(item), self.pending, self._pending_bytes)
 
     def add(self, item: data.Item) -> str:
-        """Takes one item, for which `free` must have room, and returns its id: the given one, or its position.
+        """Takes one item, which `admits` must have admitted, and returns its id: the given one, or its position.
 
-        Raises `AlreadyExists` for an id that is pending and `ResourceExhausted`, reason MESSAGE_TOO_LARGE, for an item
-        that the server would not take; the stream goes on.
+        Raises `AlreadyExists` for an id that is pending, `ResourceExhausted`, reason MESSAGE_TOO_LARGE, for an item
+        that the server would not take, and `InvalidArgument`, reason NOT_RESUMABLE, for one in buffers on a stream that
+        is to be resumed; the stream goes on.
         """
+        if self._resumption is not None:
+            _check_resumable(item)
         size = convert.size_bound(item)
         message = pb.InferItem(**convert.item_fields(item))
         if not message.id:
@@ -124,9 +177,10 @@ class StreamState:
         if size > self._message_limit:
             self._check_size(message)
         self._next_position += 1
-        self._pending[message.id] = None
-        self._outgoing.append((message, size))
-        return message.id
+        entry = self._pending[message.id] = _Entry(message.id, message, size, convert.inline_bytes(item))
+        self._pending_bytes += entry.inline_bytes
+        self._outgoing.append(entry)
+        return entry.id
 
     @property
     def _message_limit(self) -> int:
@@ -144,6 +198,8 @@ class StreamState:
         """Takes items back; each is still answered. Ids that are not pending are left out."""
         self.check_sendable()
         known = [item_id for item_id in ids if item_id in self._pending]
+        for item_id in known:
+            self._pending[item_id].taken_back = True
         if known:
             self._outgoing.append(pb.CancelItems(ids=known))
 
@@ -154,37 +210,50 @@ class StreamState:
     # What to send.
 
     @property
+    def lost(self) -> bool:
+        """True while there is no stream to a server and another one is to be opened."""
+        return self.resume_after is not None
+
+    @property
     def sending_is_over(self) -> bool:
-        """True when no message will follow those that `next_message` has given."""
-        return self.ended or self.going_away or (self.finished and not self._outgoing)
+        """True when no message will follow on this call those that `next_message` has given."""
+        return self.ended or self.lost or self.going_away or (self.finished and not self._outgoing)
 
     def next_message(self) -> pb.StreamInferRequest | None:
         """The next message to send, or None while there is none."""
-        if self._config is not None:
-            config, self._config = self._config, None
-            return pb.StreamInferRequest(config=config)
-        if not self._outgoing or self.going_away or self.ended:
+        if self.ended or self.lost or self.going_away:
+            return None
+        if not self._configured:
+            self._configured = True
+            return pb.StreamInferRequest(config=self._config)
+        if not self._outgoing or self._connecting:
             return None
         head = self._outgoing[0]
         if isinstance(head, pb.CancelItems):
             self._outgoing.popleft()
             return pb.StreamInferRequest(cancel=head)
-        return pb.StreamInferRequest(items=pb.ItemList(items=self._pack()))
+        items = self._pack()
+        return pb.StreamInferRequest(items=pb.ItemList(items=items)) if items else None
 
     def _pack(self) -> list[pb.InferItem]:
-        """The items at the head that fit into one message; at least one."""
+        """The items at the head that fit into the window and into one message."""
         items: list[pb.InferItem] = []
         room = min(self._pack_bytes, self._message_limit)
         while self._outgoing and len(items) < self.pack_items:
-            head = self._outgoing[0]
-            if isinstance(head, pb.CancelItems):
+            entry = self._outgoing[0]
+            if isinstance(entry, pb.CancelItems):
                 break
-            item, size = head
-            room -= size
-            if items and room < 0:
+            room -= entry.size_bytes
+            if (items and room < 0) or not self._fits(entry.inline_bytes, self._away_items, self._away_bytes):
                 break
-            items.append(item)
             self._outgoing.popleft()
+            assert entry.message is not None
+            items.append(entry.message)
+            entry.on_its_way = True
+            self._away_items += 1
+            self._away_bytes += entry.inline_bytes
+            if self._resumption is None:
+                entry.message = None
         return items
 
     # What the server said.
@@ -193,36 +262,110 @@ class StreamState:
         """One message of the server."""
         match response.WhichOneof("response"):
             case "ready":
-                self.ready = response.ready
+                self._open(response.ready)
             case "results":
                 for message in response.results.results:
-                    self._pending.pop(message.id, None)
-                    self._unread.append(_result(message))
+                    self._answer(_result(message))
+            case "window":
+                self._set_window(response.window.max_pending_items, response.window.max_pending_bytes)
             case "going_away":
                 self.going_away = True
                 self.last_accepted_id = response.going_away.last_accepted_id
-                self._outgoing.clear()
             case "summary":
                 self.summary = convert.summary_from_wire(response.summary)
 
-    def end(self) -> None:
-        """The server ended the stream with OK. What it left unanswered is answered here."""
-        if self.ended:
+    def _open(self, ready: pb.StreamReady) -> None:
+        if self.ready is not None:
+            self.resumptions += 1
+        self.ready = ready
+        self._connecting = False
+        self._set_window(ready.max_pending_items, ready.max_pending_bytes)
+        if self._resumption is not None:
+            self._resumption.opened()
+            if not self._pending:
+                self._resumption.progress()
+
+    def _set_window(self, items: int, size_bytes: int) -> None:
+        self.window, self.window_bytes = max(1, items), size_bytes
+
+    def _answer(self, result: data.Result) -> None:
+        """Hands out the one result of an item; an answer to an item that is not pending is none."""
+        entry = self._pending.pop(result.id, None)
+        if entry is None:
             return
-        self.ended = True
-        for item_id in self._pending:
-            self._unread.append(data.Result(id=item_id, error=self._unanswered(item_id)))
-        self._pending.clear()
+        self._pending_bytes -= entry.inline_bytes
+        if entry.on_its_way:
+            self._away_items -= 1
+            self._away_bytes -= entry.inline_bytes
+        self._unread.append(result)
+        if self._resumption is not None:
+            self._resumption.progress()
+            self._outcomes[result.dropped.reason if result.dropped else "failed" if result.error else "succeeded"] += 1
+
+    def end(self) -> None:
+        """The server ended the stream with OK. What it left unanswered is answered here, or by the next server."""
+        if self.ended or self.lost:
+            return
+        if self._resumption is not None and self.going_away:
+            self._lose(self._unlooked_at(), self._resumption)
+            return
+        for item_id in list(self._pending):
+            self._answer(data.Result(id=item_id, error=self._unanswered(item_id)))
+        self._conclude()
+
+    def lose(self, error: AclserveError) -> None:
+        """The stream broke. It is to be opened again where that was asked for and may help; otherwise it fails."""
+        if self.ended or self.lost:
+            return
+        if self._resumption is not None and is_resumable(error):
+            self._lose(error, self._resumption)
+        else:
+            self.fail(error)
+
+    def _lose(self, error: AclserveError, resumption: Resumption) -> None:
+        self._connecting, self._configured = True, False
+        self._away_items = self._away_bytes = 0
         self._outgoing.clear()
+        for entry in list(self._pending.values()):
+            entry.on_its_way = False
+            if entry.taken_back:
+                taken_back = Cancelled("the item was taken back", reason="ITEM_CANCELLED")
+                self._answer(data.Result(id=entry.id, error=taken_back))
+            else:
+                self._outgoing.append(entry)
+        if self.finished and not self._pending:
+            self._conclude()
+            return
+        self.resume_after = resumption.delay_after(error)
+        if self.resume_after is None:
+            error.add_note(f"the stream was lost {resumption.failures} times in a row and is given up")
+            self.fail(error)
+
+    def reopen(self) -> None:
+        """A lost stream is opened again now."""
+        self.resume_after = None
+        self.going_away = False
 
     def fail(self, error: AclserveError) -> None:
-        """The stream broke, or was given up."""
+        """The stream broke for good, or was given up."""
         if self.ended:
             return
-        self.ended = True
         self._error = error
         self._pending.clear()
+        self._conclude()
+
+    def _conclude(self) -> None:
+        self.ended = True
+        self.resume_after = None
         self._outgoing.clear()
+        if self._resumption is not None and self._error is None:
+            self.summary = self._counted()
+
+    def _counted(self) -> StreamSummary:
+        """The totals of all servers, as far as their answers arrived."""
+        drops = {reason: count for reason, count in self._outcomes.items() if reason not in ("failed", "succeeded")}
+        succeeded, failed = self._outcomes["succeeded"], self._outcomes["failed"]
+        return StreamSummary(self._outcomes.total(), succeeded, failed, sum(drops.values()), drops)
 
     def _unanswered(self, item_id: str) -> AclserveError:
         if self.going_away:
@@ -268,3 +411,12 @@ def group_size(pack: int, window: int) -> int:
     if pack < 1:
         raise InvalidArgument(f"pack must be 1 or more, got {pack}", reason="OPTIONS_INVALID")
     return min(pack, max(1, window // 2))
+
+
+def _check_resumable(item: data.Item) -> None:
+    outputs = item.outputs.values() if isinstance(item.outputs, Mapping) else ()
+    if any(isinstance(value, data.BufferRef) for value in (*item.inputs.values(), *outputs)):
+        raise InvalidArgument(
+            "a stream with resume=True takes no buffers as inputs or outputs: they are on one server only",
+            reason="NOT_RESUMABLE",
+        )

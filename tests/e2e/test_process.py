@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -18,6 +20,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import grpc
 import pytest
@@ -26,6 +29,7 @@ from grpc_health.v1 import health_pb2
 from serving import elementwise, put_model, rows
 
 from aclserve.v1 import device_pb2, model_pb2
+from aclserve_server.cli import main
 
 COMMAND = str(Path(sys.executable).parent / "aclserve")
 READY = re.compile(r"ready grpc=(\S+):(\d+) metrics=(\S+):(\d+) device=(\d+) acl=(\S+)\n")
@@ -44,6 +48,21 @@ def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [COMMAND, *arguments], env=environment(**variables), capture_output=True, text=True, timeout=60, check=False
     )
+
+
+def call(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The same within this process, which is quicker: for commands that start no server."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        patch.dict(os.environ, environment(**variables), clear=True),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            code = main(arguments)
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 @dataclass
@@ -283,7 +302,7 @@ def test_a_host_that_is_not_this_one(models: Path) -> None:
 
 def test_bad_options_are_told_all_at_once(models: Path, tmp_path: Path) -> None:
     arguments = ["--port", "70000", "--log-level", "loud", "--slots", "none", "--model-repository", str(tmp_path / "no")]
-    done = run("serve", *arguments, ACLSERVE_MAX_QUEUE_ROWS="0", ACLSERVE_DEVICE="-1")
+    done = call("serve", *arguments, ACLSERVE_MAX_QUEUE_ROWS="0", ACLSERVE_DEVICE="-1")
     check_refused(done, 2, "--port", "70000", "--log-level", "'loud'", "debug", "--slots", "'none'")
     check_refused(done, 2, "--model-repository", "ACLSERVE_MAX_QUEUE_ROWS: got '0'", "ACLSERVE_DEVICE: got '-1'")
     assert len(done.stderr.splitlines()) == 6
@@ -291,7 +310,7 @@ def test_bad_options_are_told_all_at_once(models: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [["serve", "--nope"], ["serve", "--por", "1"], ["nope"], [], ["model"], ["serve", "x"]])
 def test_unknown_arguments(arguments: list[str]) -> None:
-    check_refused(run(*arguments), 2, "usage: aclserve")
+    check_refused(call(*arguments), 2, "usage: aclserve")
 
 
 def test_no_library(models: Path, tmp_path: Path) -> None:
@@ -316,9 +335,9 @@ def test_a_library_without_acl(models: Path) -> None:
 
 
 def test_version_and_help() -> None:
-    done = run("--version")
+    done = call("--version")
     assert (done.returncode, done.stdout) == (0, f"aclserve {version('aclserve')}\n")
-    done = run("serve", "--help")
+    done = call("serve", "--help")
     assert done.returncode == 0
     for text in ("--acl-library", "ACLSERVE_ACL_LIBRARY", "--drain-timeout-s", "default: 8001"):
         assert text in done.stdout
@@ -333,7 +352,7 @@ def test_inspect_an_onnx(models: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     for text in ("model.onnx", "ONNX", "x: float32", "y: float32", "rows", "Relu"):
         assert text in done.stdout, done.stdout
-    document = json.loads(run("model", "inspect", "--json", str(file)).stdout)
+    document = json.loads(call("model", "inspect", "--json", str(file)).stdout)
     assert (document["file"], document["format"], document["size_bytes"]) == ("model.onnx", "onnx", file.stat().st_size)
     assert [value["name"] for value in document["onnx"]["inputs"]] == ["x"]
     assert document["onnx"]["inputs"][0]["shape"] == ["rows", 4]
@@ -347,7 +366,7 @@ def om_cases(shared: Path) -> dict[str, Any]:
 def test_inspect_om_files(shared: Path) -> None:
     for name, expected in om_cases(shared).items():
         file = shared / "data" / "om" / name
-        done = run("model", "inspect", "--json", str(file))
+        done = call("model", "inspect", "--json", str(file))
         if not expected["ok"]:
             check_refused(done, 1, "aclserve: ")
             assert str(file.parent) not in done.stderr.replace(str(file), "")
@@ -364,7 +383,7 @@ def test_inspect_om_files(shared: Path) -> None:
         assert (om["dynamic"], om["table_form"]) == (bool(expected["dynamic"]), expected["table"])
         tables = [[{"type": part["type"], "size": part["size_bytes"]} for part in table] for table in om["tables"]]
         assert tables == expected["tables"]
-        text = run("model", "inspect", str(file)).stdout
+        text = call("model", "inspect", str(file)).stdout
         assert expected["name"] in text
         assert "Ascend OM" in text
 
@@ -376,5 +395,5 @@ def test_inspect_what_is_no_model(tmp_path: Path, kind: str) -> None:
         file.mkdir()
     elif kind != "missing":
         file.write_bytes(b"" if kind == "empty" else bytes(range(256)))
-    check_refused(run("model", "inspect", str(file)), 1, "aclserve: ")
-    check_refused(run("model", "inspect", "--json", str(file)), 1, "aclserve: ")
+    check_refused(call("model", "inspect", str(file)), 1, "aclserve: ")
+    check_refused(call("model", "inspect", "--json", str(file)), 1, "aclserve: ")

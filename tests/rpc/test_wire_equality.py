@@ -318,10 +318,26 @@ def test_split_submessages_merge_and_leave_nothing_behind() -> None:
         check_unary(message)
 
 
-@pytest.mark.parametrize("value", [1 << 32, (1 << 32) + 0x0A, (1 << 35) - 1, (1 << 32) - 6, (1 << 32) - 8])
-def test_a_tag_has_32_bits(value: int) -> None:
-    contents = b"\x00" * 4
-    for tag in (wire.varint(value), b"\x43" + wire.varint(value)):
-        for message in (tag + contents, tag + contents + b"\x44", tensor_with(tag + contents)):
-            check_unary(message)
-            check_stream(message)
+CONTENTS = {0: b"\x05", 1: b"\x01" * 8, 2: b"\x01a", 5: b"\x01" * 4}
+
+
+@pytest.mark.parametrize("wire_type", CONTENTS)
+@pytest.mark.parametrize("number", [1, 20, (1 << 29) - 1, 1 << 29, (1 << 29) + 1, (1 << 29) + 20, (1 << 32) - 1])
+def test_a_tag_has_32_bits(number: int, wire_type: int) -> None:
+    field = wire.varint(number << 3 | wire_type) + CONTENTS[wire_type]
+    for message in (field, b"\x43" + field + b"\x44", tensor_with(field)):
+        check_unary(message)
+        check_stream(message)
+        check_stream(b"\x12" + bytes((len(message),)) + message)
+
+
+@pytest.mark.parametrize("last", [0x01, 0x02, 0x7E, 0x7F])
+def test_a_number_has_64_bits_and_what_is_above_is_dropped(last: int) -> None:
+    number = b"\xff" * 9 + bytes((last,))
+    for message in (
+        b"\x38" + number,
+        tensor_with(b"\x18" + number, b"\x1a\x0a" + number, b"\x2a\x0b\x18" + number),
+        tensor_with(b"\x32\x0d\x08\x01\x10" + number),
+        b"\x2a\x0b\x08" + number + b"\x32\x0b\x10" + number,
+    ):
+        check_unary(message)

@@ -254,3 +254,11 @@ def test_templates_are_bounded() -> None:
     assert max(map(len, templates.values())) <= PER_LENGTH
     scan_infer_request(with_tensor(name="n" * 4000, data_type=2, shape=(5000,), data=bytes(5000)))
     assert all(len(constant) <= 2048 for known in templates.values() for one in known for _, constant in one.constants)
+
+
+def test_one_layout_is_learned_once() -> None:
+    for number in range(1000):
+        message = with_tensor(name="x", data_type=2, buffer={"buffer_id": f"{number:04}"})
+        scan_infer_request(message)
+    (templates,) = ITEMS._templates.values()
+    assert len(templates) == 1

@@ -153,6 +153,20 @@ def test_messages_stay_below_the_limit_and_lose_nothing(items: list[Result], lim
         assert together > limit  # no message is split that need not be
 
 
+def test_messages_stay_below_every_limit() -> None:
+    items = [Result(f"{number:04}", outputs=[OutputTensor("y", DTYPES[2], (9,), bytes(9))]) for number in range(9)]
+    for limit in range(1, 600):
+        messages = assemble_results(items, limit)
+        single = len(assemble_results(items[:1])[0])
+        assert all(len(message) <= max(limit, single) for message in messages)
+
+
+def test_data_that_does_not_fit_its_shape_is_still_written_right() -> None:
+    for nbytes in (4, 5, 300, 4):
+        result = Result("a", outputs=[OutputTensor("y", DTYPES[2], (4,), bytes(nbytes))])
+        assert assemble_infer_response(result) == expected(result).SerializeToString()
+
+
 def test_no_results_are_no_message() -> None:
     assert assemble_results([], 10) == []
 
