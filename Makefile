@@ -42,7 +42,7 @@ check: .venv/installed $(PROTO_ENV) ## find faults without running anything: sty
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/mypy demo tools
+	$(BIN)/mypy demo tools bench
 	.venv-proto/bin/python tools/stubs.py --check
 	$(BIN)/python tools/buf_lint.py
 	$(BIN)/python tools/readme.py --check
@@ -65,7 +65,7 @@ demo: .venv/installed ## recognise handwritten digits through the service, and d
 	$(BIN)/python -m demo.run $(ARGS)
 
 bench: .venv/installed ## measure the service against ONNX Runtime alone
-	$(BIN)/python bench/run.py $(ARGS)
+	$(BIN)/python -m bench.run $(ARGS)
 
 load: .venv/installed ## stream the digits to a server that runs already (TARGET=HOST:PORT)
 	$(BIN)/python -m demo.run --target $(TARGET) $(ARGS)

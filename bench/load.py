@@ -12,6 +12,7 @@ import asyncio
 import json
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 import numpy as np
@@ -52,7 +53,7 @@ def item(model: str, number: int) -> pb.InferItem:
 
 
 async def stream(channel: grpc.aio.Channel, arguments: argparse.Namespace, tally: Tally) -> None:
-    call = channel.stream_stream("/aclserve.v1.ModelService/StreamInfer")()
+    call: Any = channel.stream_stream("/aclserve.v1.ModelService/StreamInfer")()
     config = pb.StreamConfig(model=arguments.model)
     await call.write(pb.StreamInferRequest(config=config).SerializeToString())
     payloads = [
@@ -90,7 +91,7 @@ async def stream(channel: grpc.aio.Channel, arguments: argparse.Namespace, tally
 
 
 async def unary(channel: grpc.aio.Channel, arguments: argparse.Namespace, tally: Tally) -> None:
-    call = channel.unary_unary("/aclserve.v1.ModelService/Infer")
+    call: Any = channel.unary_unary("/aclserve.v1.ModelService/Infer")
     payload = pb.InferRequest(model=arguments.model, inputs=item(arguments.model, 1).inputs).SerializeToString()
     while time.monotonic() < tally.end:
         sent = time.monotonic()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -28,7 +29,7 @@ class Graph:
     def weight(self, shape: Sequence[int], scale: float) -> str:
         return self._keep(self._random.normal(0.0, scale, shape).astype(np.float32))
 
-    def node(self, kind: str, inputs: Sequence[str], output: str = "", **attributes: object) -> str:
+    def node(self, kind: str, inputs: Sequence[str], output: str = "", **attributes: Any) -> str:
         name = output or f"{kind}{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), [name], **attributes))
         return name

@@ -22,7 +22,7 @@ import numpy as np
 import onnxruntime
 import psutil
 
-from models import IMAGE, build
+from bench.models import IMAGE, build
 
 ROOT = Path(__file__).resolve().parents[1]
 CASES = {

@@ -15,10 +15,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 import onnx
+from onnx import TensorProto, helper
+
 from aclserve_server.config import Config
 from aclserve_server.emulator import Emulator, EmulatorConfig
 from aclserve_server.server import Server
-from onnx import TensorProto, helper
 
 T = TypeVar("T")
 
@@ -39,7 +40,9 @@ class Serving:
 
 @contextmanager
 def serving(repository: Path, *, emulator: EmulatorConfig | None = None, **options: Any) -> Iterator[Serving]:
-    """Serves a repository; at the end stops, and checks that nothing is live on the device and nothing went wrong in it."""
+    """Serves a repository; at the end stops, and checks that nothing is live on the device and nothing went wrong in
+    it.
+    """
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="test-server")
     thread.start()

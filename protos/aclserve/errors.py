@@ -16,9 +16,9 @@
     |- DataLoss             a checksum does not fit
     `- Unauthenticated      no lease or no credentials
 
-An error is a category (the class), a stable `reason` in UPPER_SNAKE_CASE, a message for people that says what was got, what
-was expected and what to do, and metadata with units in the keys. The server's `rpc` room turns it into a gRPC status with
-google.rpc.ErrorInfo; the client turns that back into the same class.
+An error is a category (the class), a stable `reason` in UPPER_SNAKE_CASE, a message for people that says what was
+got, what was expected and what to do, and metadata with units in the keys. The server's `rpc` room turns it into a
+gRPC status with google.rpc.ErrorInfo; the client turns that back into the same class.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ DOMAIN = "aclserve"
 class AclserveError(Exception):
     """The base of all errors of aclserve.
 
-    `code` and `code_name` are the canonical gRPC status of the category. `retry_delay` is in seconds, or None where trying
-    again does not help.
+    `code` and `code_name` are the canonical gRPC status of the category. `retry_delay` is in seconds, or None where
+    trying again does not help.
     """
 
     code: ClassVar[int] = 2

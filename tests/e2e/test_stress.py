@@ -1,4 +1,4 @@
-"""Many streams, cancellations and dying clients: every surviving item is answered once and rightly, nothing is left behind."""
+"""Many streams, cancellations and dying clients: every surviving item is answered once and rightly."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Benchmarks: the service beside its limits on the same machine."""
