@@ -196,9 +196,7 @@ class Server:
         try:
             port = server.add_insecure_port(f"{host}:{config.port}")
         except RuntimeError as error:
-            raise OSError(
-                f"--port: cannot listen on {host}:{config.port}; is it in use? 0 picks a free one"
-            ) from error
+            raise OSError(f"--port: cannot listen on {host}:{config.port}; is it in use? 0 picks a free one") from error
         await server.start()
         self._resources.push_async_callback(self._stop_serving, server)
         return port

@@ -25,7 +25,20 @@ from aclserve.v1.tensor_pb2 import DATA_TYPE_FLOAT32, DATA_TYPE_INT64, BufferSli
 from aclserve_server.config import Config
 from aclserve_server.emulator import Emulator, EmulatorConfig, Latency
 from aclserve_server.server import Server
-from e2e.raw import BIG, EDGES, HUGE, Raw, Refusal, footprint, item_refusal, lease_metadata, on_loop, refused, tensor, wait_until
+from e2e.raw import (
+    BIG,
+    EDGES,
+    HUGE,
+    Raw,
+    Refusal,
+    footprint,
+    item_refusal,
+    lease_metadata,
+    on_loop,
+    refused,
+    tensor,
+    wait_until,
+)
 from serving import Serving, elementwise, put_model, rows, serving
 
 Code = grpc.StatusCode
@@ -116,9 +129,9 @@ def fill_repository(root: Path, outside: Path) -> None:
 GOOD = ("add", "fixed", "free", "relu")
 UNAVAILABLE = {
     "bad-config": "config.pbtxt",
-    "compiled": "offline model",
+    "compiled": "OM model",
     "corrupt": "model",
-    "disguised": "offline model",
+    "disguised": "OM model",
     "empty": "it has no version",
     "file-link": "leads out of the repository",
     "link": "leads out of the repository",
@@ -338,6 +351,33 @@ def test_unknown_enum_values(raw: Raw, replaced: bytes, by: bytes, reason: str) 
 )
 def test_bytes_that_are_no_message(raw: Raw, message: bytes, reason: str) -> None:
     check(refused(lambda: raw.infer_bytes(message)), INVALID, reason)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "DeviceService/GetServerInfo",
+        "MemoryService/CreateLease",
+        "MemoryService/KeepLeaseAlive",
+        "MemoryService/ReadBuffer",
+        "MemoryService/WriteBuffer",
+        "ModelService/GetModel",
+        "ModelService/LoadModel",
+        "ModelService/UploadModel",
+        "ModelService/WatchStreams",
+    ],
+)
+def test_bytes_that_are_no_message_to_other_calls(raw: Raw, method: str) -> None:
+    path = f"/aclserve.v1.{method}"
+    calls: dict[str, Callable[[], object]] = {
+        "ReadBuffer": lambda: list(raw.channel.unary_stream(path)(b"\xff", timeout=10)),
+        "WatchStreams": lambda: list(raw.channel.unary_stream(path)(b"\xff", timeout=10)),
+        "KeepLeaseAlive": lambda: list(raw.channel.stream_stream(path)(iter([b"\xff"]), timeout=10)),
+        "WriteBuffer": lambda: raw.channel.stream_unary(path)(iter([b"\xff"]), timeout=10),
+        "UploadModel": lambda: raw.channel.stream_unary(path)(iter([b"\xff"]), timeout=10),
+    }
+    call = calls.get(method.partition("/")[2], lambda: raw.channel.unary_unary(path)(b"\xff", timeout=10))
+    check(refused(call), INVALID, "MALFORMED_MESSAGE", ("1 bytes",))
 
 
 def test_an_empty_message_names_no_model(raw: Raw) -> None:
@@ -795,7 +835,7 @@ def test_uploads_count_against_the_quota(raw: Raw, lease: str) -> None:
     [
         (bytes(range(256)) * 8, "model"),
         (elementwise().SerializeToString()[:40], "model"),
-        (om_file(), "offline model"),
+        (om_file(), "om model"),
         (elementwise("Identity", ("rows",), TensorProto.STRING).SerializeToString(), "string"),
     ],
     ids=["noise", "cut", "om", "strings"],
@@ -1098,7 +1138,8 @@ def test_an_unload_whose_client_gives_up_is_done_all_the_same(tmp_path: Path) ->
         stream.items(model_pb2.InferItem(inputs=[x_rows()]))
         (refusal,) = stream.results(1)
         check(item_refusal(refusal.error), Code.FAILED_PRECONDITION, "MODEL_NOT_READY", ("unloading",))
-        check(refused(lambda: raw.call("models", "LoadModel", load("relu"))), Code.ALREADY_EXISTS, "MODEL_ALREADY_LOADED")
+        again = refused(lambda: raw.call("models", "LoadModel", load("relu")))
+        check(again, Code.ALREADY_EXISTS, "MODEL_ALREADY_LOADED", ("unloading",))
         call.cancel()
         raw.states()
         up.emulator.release()

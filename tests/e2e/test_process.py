@@ -24,12 +24,12 @@ from unittest.mock import patch
 
 import grpc
 import pytest
-from e2e.raw import Raw, array_of, item, tensor, wait_until
 from grpc_health.v1 import health_pb2
-from serving import elementwise, put_model, rows
 
 from aclserve.v1 import device_pb2, model_pb2
 from aclserve_server.cli import main
+from e2e.raw import Raw, array_of, item, tensor, wait_until
+from serving import elementwise, put_model, rows
 
 COMMAND = str(Path(sys.executable).parent / "aclserve")
 READY = re.compile(r"ready grpc=(\S+):(\d+) metrics=(\S+):(\d+) device=(\d+) acl=(\S+)\n")
@@ -111,7 +111,11 @@ def serve(log: Path, *arguments: str, **variables: str) -> Iterator[Process]:
     with (
         log.open("w") as errors,
         subprocess.Popen(
-            [COMMAND, "serve", *arguments], env=environment(**variables), stdout=subprocess.PIPE, stderr=errors, text=True
+            [COMMAND, "serve", *arguments],
+            env=environment(**variables),
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
         ) as process,
     ):
         try:
@@ -301,14 +305,23 @@ def test_a_host_that_is_not_this_one(models: Path) -> None:
 
 
 def test_bad_options_are_told_all_at_once(models: Path, tmp_path: Path) -> None:
-    arguments = ["--port", "70000", "--log-level", "loud", "--slots", "none", "--model-repository", str(tmp_path / "no")]
-    done = call("serve", *arguments, ACLSERVE_MAX_QUEUE_ROWS="0", ACLSERVE_DEVICE="-1")
+    arguments = ["--port", "70000", "--log-level", "loud", "--slots", "none"]
+    done = call(
+        "serve",
+        *arguments,
+        "--model-repository",
+        str(tmp_path / "no"),
+        ACLSERVE_MAX_QUEUE_ROWS="0",
+        ACLSERVE_DEVICE="-1",
+    )
     check_refused(done, 2, "--port", "70000", "--log-level", "'loud'", "debug", "--slots", "'none'")
     check_refused(done, 2, "--model-repository", "ACLSERVE_MAX_QUEUE_ROWS: got '0'", "ACLSERVE_DEVICE: got '-1'")
     assert len(done.stderr.splitlines()) == 6
 
 
-@pytest.mark.parametrize("arguments", [["serve", "--nope"], ["serve", "--por", "1"], ["nope"], [], ["model"], ["serve", "x"]])
+@pytest.mark.parametrize(
+    "arguments", [["serve", "--nope"], ["serve", "--por", "1"], ["serve", "x"], ["nope"], [], ["model"]]
+)
 def test_unknown_arguments(arguments: list[str]) -> None:
     check_refused(call(*arguments), 2, "usage: aclserve")
 
@@ -330,7 +343,7 @@ def test_a_library_without_acl(models: Path) -> None:
     libc = next(Path("/").glob("lib*/*/libc.so.6"), None)
     if libc is None:
         pytest.skip("no C library at a known place")
-    done = run("serve", "--acl-library", str(libc), "--model-repository", str(models), "--port", "0", "--metrics-port", "0")
+    done = run("serve", *on_emulator(models), "--acl-library", str(libc))
     check_refused(done, 1, "aclInit", "functions that aclserve needs")
 
 

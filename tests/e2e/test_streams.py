@@ -14,12 +14,10 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from e2e.raw import HUGE, Raw, RawStream, array_of, footprint, item, item_refusal, refused, tensor, wait_until
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2
 from onnx import TensorProto
-from serving import Serving, elementwise, put_model, rows, serving
 
 from aclserve.v1 import memory_pb2, model_pb2
 from aclserve.v1.tensor_pb2 import (
@@ -37,10 +35,13 @@ from aclserve.v1.tensor_pb2 import (
 )
 from aclserve_server.emulator import EmulatorConfig
 from aclserve_server.engine.engine import State
+from e2e.raw import HUGE, Raw, RawStream, array_of, footprint, item, item_refusal, refused, tensor, wait_until
+from serving import Serving, elementwise, put_model, rows, serving
 
 COMPLETION, SUBMISSION = model_pb2.RESULT_ORDER_COMPLETION, model_pb2.RESULT_ORDER_SUBMISSION
 Config = model_pb2.StreamConfig
 EMULATED = EmulatorConfig(memory_bytes=256 << 20)
+ON_A_CARD = EmulatorConfig(memory_bytes=256 << 20, run_mode="host")
 TYPES: dict[str, tuple[int, Any]] = {
     "bool": (TensorProto.BOOL, DATA_TYPE_BOOL),
     "float16": (TensorProto.FLOAT16, DATA_TYPE_FLOAT16),
@@ -55,8 +56,8 @@ FRESH = ("fresh-0", "fresh-1", "fresh-2")
 """Models for one test each, of which the server has not learned yet how long they take."""
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+@pytest.fixture(scope="module", params=[EMULATED, ON_A_CARD], ids=["device", "host"])
+def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     root = tmp_path_factory.mktemp("models")
     for name in ("one", "two", *FRESH):
         put_model(root, name, elementwise())
@@ -64,7 +65,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     put_model(root, "alone", elementwise("Relu"), "max_batch_size: 0\n")
     for name, (onnx_type, _) in TYPES.items():
         put_model(root, name, elementwise("Identity", ("rows", 50), onnx_type))
-    with serving(root, emulator=EMULATED, max_stream_items=16, max_queue_rows=40) as up:
+    with serving(root, emulator=request.param, max_stream_items=16, max_queue_rows=40) as up:
         assert all(record.state is State.READY for record in up.server.engine.records())
         yield up
 
@@ -201,7 +202,8 @@ def test_an_empty_list_of_items(raw: Raw) -> None:
 
 def test_items_name_models_of_their_own(raw: Raw) -> None:
     stream = raw.stream(Config(model="one", order=SUBMISSION))
-    stream.items(item("a", x(1)), item("b", x(2), model="two"), item("c", x(3), model="nope"), item("d", x(), version=7))
+    stream.items(item("a", x(1)), item("b", x(2), model="two"))
+    stream.items(item("c", x(3), model="nope"), item("d", x(), version=7))
     a, b, c, d = stream.finish()
     assert (answer(a), answer(b)) == (rows(1, 1).tobytes(), rows(2, 1).tobytes())
     assert (reason(c), reason(d)) == ("MODEL_NOT_FOUND", "MODEL_NOT_FOUND")
@@ -257,7 +259,8 @@ def test_an_id_in_flight_is_refused_and_the_item_in_flight_is_not_disturbed(
     assert {reason(result) for result in results if result.WhichOneof("outcome") == "error"} == {"DUPLICATE_ITEM_ID"}
     if order == SUBMISSION:
         assert [result.id for result in results] == ["first", "a", "first", "a", "b"]
-        assert [result.WhichOneof("outcome") for result in results] == ["outputs", "outputs", "error", "error", "outputs"]
+        kinds = [result.WhichOneof("outcome") for result in results]
+        assert kinds == ["outputs", "outputs", "error", "error", "outputs"]
     assert stream.totals() == (5, 3, 2)
 
 
@@ -605,7 +608,7 @@ def test_a_timeout_bounds_the_wait_and_not_the_execution(service: Serving, raw: 
 
 
 def test_a_full_queue_refuses_at_once_and_says_when_to_retry(service: Serving, raw: Raw) -> None:
-    stream = raw.stream(Config(model="one"))
+    stream = raw.stream(Config(model="one", policy=model_pb2.FRAME_POLICY_DROP_NEWEST))
     occupy(service, stream)
     stream.items(item("a", x(0, 30)), item("b", x(1, 10)))
     wait_until(lambda: queued(service, "one") == 10, "a full batch waits in the second slot")
@@ -733,6 +736,7 @@ def other(tmp_path: Path) -> Iterator[tuple[Serving, Raw]]:
     put_model(tmp_path, "one", elementwise())
     with serving(tmp_path, emulator=EMULATED, max_stream_items=8) as up, Raw(up.address) as raw:
         yield up, raw
+        up.emulator.release()
 
 
 def begin_stop(up: Serving) -> Any:
@@ -776,7 +780,8 @@ def test_a_server_that_stops_takes_no_new_calls_and_says_so(other: tuple[Serving
     assert stream.read().WhichOneof("response") == "going_away"
     with Raw(up.address) as newcomer, pytest.raises(grpc.RpcError) as caught:
         newcomer.states()
-    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
+    # CANCELLED is gRPC's own answer to a call that comes in at just the moment at which it stops listening
+    assert caught.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)  # type: ignore[attr-defined]
     up.emulator.release()
     assert len(stream.rest()) == 1
     stopped.result(30)

@@ -307,15 +307,8 @@ class Engine:
         return file
 
     def _check_kind(self, magic: bytes) -> None:
-        """Tells apart what the emulated device and an NPU can load, before AscendCL answers with a bare number."""
-        compiled = magic == _OM_MAGIC
-        if compiled and self._bake is not None:
-            raise InvalidArgument(
-                "this is an offline model (OM), compiled for an NPU; the emulated device runs ONNX: give the ONNX file "
-                "it was compiled from, or serve it on an NPU",
-                reason="MODEL_INVALID",
-            )
-        if not compiled and self._bake is None:
+        """Tells what an NPU cannot load, before AscendCL answers with a bare number; the emulated device tells itself."""
+        if self._bake is None and magic != _OM_MAGIC:
             raise InvalidArgument(
                 "this is not an offline model (OM), and an NPU runs nothing else; convert an ONNX file with "
                 "`atc --framework=5 --model=model.onnx --output=model --soc_version=<chip>`",

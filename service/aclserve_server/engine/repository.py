@@ -48,7 +48,9 @@ def _model(folder: Path, root: Path, read_config: ReadConfig) -> list[Entry]:
     name = folder.name
     config, problem = ModelConfig(name=name), ""
     file = folder / "config.pbtxt"
-    if file.is_file():
+    if file.is_file() and not file.resolve().is_relative_to(root):
+        problem = "its config.pbtxt is a link that leads out of the repository"
+    elif file.is_file():
         try:
             config = read_config(file, name)
         except ValueError as error:

@@ -53,6 +53,7 @@ def description_to_proto(record: Record) -> pb.ModelDescription:
         work_bytes=described.work_bytes,
         weight_bytes=described.weight_bytes,
         sample_json=_sample(record),
+        parameters=dict(record.config.parameters),
     )
 
 

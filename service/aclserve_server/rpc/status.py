@@ -14,9 +14,10 @@ from typing import Any, NoReturn
 import grpc
 import grpc.aio
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
-from aclserve.errors import DOMAIN, AclserveError, Internal
+from aclserve.errors import DOMAIN, AclserveError, Internal, InvalidArgument
 from aclserve_server.acl.errors import AclError
 from aclserve_server.device.faults import classify
 
@@ -90,15 +91,16 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
 
 def _guarded(handler: Any) -> Any:
-    """The same handler, of any of the four kinds, with the same serializers."""
+    """The same handler, of any of the four kinds; requests are parsed inside, so that broken ones are told as such."""
     if handler.request_streaming:
         behaviour = handler.stream_stream if handler.response_streaming else handler.stream_unary
     else:
         behaviour = handler.unary_stream if handler.response_streaming else handler.unary_unary
+    parse = _parser(handler)
     if inspect.iscoroutinefunction(behaviour):
-        wrapped: Callable[..., Any] = _guarded_coroutine(behaviour)
+        wrapped: Callable[..., Any] = _guarded_coroutine(behaviour, parse)
     elif inspect.isasyncgenfunction(behaviour):
-        wrapped = _guarded_generator(behaviour)
+        wrapped = _guarded_generator(behaviour, parse)
     else:
         return handler
     make = {
@@ -107,23 +109,54 @@ def _guarded(handler: Any) -> Any:
         (True, False): grpc.stream_unary_rpc_method_handler,
         (True, True): grpc.stream_stream_rpc_method_handler,
     }[handler.request_streaming, handler.response_streaming]
-    return make(wrapped, handler.request_deserializer, handler.response_serializer)
+    return make(wrapped, None, handler.response_serializer)
 
 
-def _guarded_coroutine(behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+def _parser(handler: Any) -> Callable[[Any], Any]:
+    """From what gRPC hands over without a deserializer (bytes, or an iterator of them) to what the handler expects."""
+    deserialize = handler.request_deserializer
+    if deserialize is None:
+        return lambda request: request
+
+    def parse(message: bytes) -> Any:
+        try:
+            return deserialize(message)
+        except DecodeError:
+            raise InvalidArgument(
+                f"the request's {len(message)} bytes are not a protobuf message of this call",
+                reason="MALFORMED_MESSAGE",
+            ) from None
+
+    return (lambda requests: _Parsed(requests, parse)) if handler.request_streaming else parse
+
+
+class _Parsed(AsyncIterator[Any]):
+    """The messages of an iterator of bytes."""
+
+    def __init__(self, requests: AsyncIterator[bytes], parse: Callable[[bytes], Any]) -> None:
+        self._requests = aiter(requests)
+        self._parse = parse
+
+    async def __anext__(self) -> Any:
+        return self._parse(await anext(self._requests))
+
+
+def _guarded_coroutine(
+    behaviour: Callable[..., Awaitable[Any]], parse: Callable[[Any], Any]
+) -> Callable[..., Awaitable[Any]]:
     async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
-            return await behaviour(request, context)
+            return await behaviour(parse(request), context)
         except Exception as error:
             await abort(context, error)
 
     return guarded
 
 
-def _guarded_generator(behaviour: Callable[..., Any]) -> Callable[..., AsyncIterator[Any]]:
+def _guarded_generator(behaviour: Callable[..., Any], parse: Callable[[Any], Any]) -> Callable[..., AsyncIterator[Any]]:
     async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
         try:
-            async with aclosing(behaviour(request, context)) as responses:
+            async with aclosing(behaviour(parse(request), context)) as responses:
                 async for response in responses:
                     yield response
         except Exception as error:

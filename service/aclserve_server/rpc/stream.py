@@ -1,9 +1,13 @@
 """One `StreamInfer` call: what came in, what is owed, what goes out.
 
 Two tasks in one group: `_receive` reads messages and hands their items to the engine, `_send` writes what is ready.
-Between them stand the window (items accepted and not yet written back) and the outbox, which the window bounds. A
-result is assembled into bytes the moment the engine delivers it, because its views die then; what is ready together
+Between them stand the window (items accepted and not yet written back) and the outbox. What a client may leave unread
+is bounded: results by the window, notices of dropped items by `_UNREAD`; the window itself is told when it is written.
+A result is assembled into bytes the moment the engine delivers it, because its views die then; what is ready together
 leaves in one message. Every item gets exactly one result; the summary counts them.
+
+With WAIT an item is read and held, not accepted, while there is no room, so a cancellation behind the last item that
+the window allows is still seen.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ import grpc
 from aclserve.errors import AclserveError, AlreadyExists, FailedPrecondition
 from aclserve.v1 import model_pb2 as pb
 from aclserve_server.engine.contract import Ticket
-from aclserve_server.engine.frames import Frame, FrameWindow
+from aclserve_server.engine.frames import Frame, FrameWindow, Policy
 from aclserve_server.engine.items import Dropped, DropReason, Item, Result
 from aclserve_server.engine.outcomes import cancelled, dropped
 from aclserve_server.rpc.stream_settings import POLICIES, StreamSettings, settings_from_proto
@@ -31,7 +35,7 @@ _JOINED_BYTES = 64 << 10
 """Messages below this size that are ready together are joined: two of them in a row parse as their merge."""
 
 _UNREAD = 4096
-"""Results that a client may leave unread, beyond its window, before the server reads no further."""
+"""Results not written yet, beyond the window, at which the server reads no further."""
 
 _LATENCIES = 256
 
@@ -73,7 +77,13 @@ class StreamSession:
         self.received = self.succeeded = self.failed = 0
         self.drops: Counter[DropReason] = Counter()
         self.latencies_ns: deque[int] = deque(maxlen=_LATENCIES)
-        self.frames = FrameWindow(POLICIES[pb.FRAME_POLICY_WAIT], limits.max_items, limits.max_bytes, self._give_up)
+        self.frames = FrameWindow(
+            Policy.WAIT,
+            limits.max_items,
+            limits.max_bytes,
+            lambda frame: self._waiting(frame) is not None,
+            self._give_up,
+        )
         self._submit = submit
         self._lease_id = lease_id
         self._limits = limits
@@ -82,7 +92,9 @@ class StreamSession:
         self._turns: deque[_Entry] = deque()
         self._outbox: list[_Message] = []
         self._unwritten = 0
+        self._told_window = limits.max_items
         self._last_accepted = ""
+        self._last_ticket: Ticket | None = None
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._reading_done = False
@@ -109,20 +121,16 @@ class StreamSession:
         if self._reader is not None and not self._reading_done:
             notice = pb.StreamInferResponse(going_away=pb.GoingAway(last_accepted_id=self._last_accepted))
             self._put(None, notice.SerializeToString())
-            self._going_away = True
+            self._going_away = self._reading_done = True
             self._reader.cancel()
 
     def share(self, max_items: int) -> None:
         """Sets this stream's part of the server's queue; the client is told when its window changes by that."""
         self._share = max_items
-        if self.settings is None:
-            return
-        window = min(self.settings.max_items, max_items)
-        if window != self.frames.max_items:
-            self.frames.max_items = window
-            notice = pb.StreamWindow(max_pending_items=window, max_pending_bytes=self.frames.max_bytes)
-            self._put(None, pb.StreamInferResponse(window=notice).SerializeToString())
+        if self.settings is not None:
+            self.frames.max_items = min(self.settings.max_items, max_items)
             self._room.set()
+            self._wake.set()
 
     def deliver(self, results: list[Result]) -> None:
         """Takes results from the engine: assembles them now, sends them when it is their turn.
@@ -176,14 +184,13 @@ class StreamSession:
         self._wake.set()
 
     async def _receive(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        """Reads to the end. What breaks the stream is raised by `_send`, between two writes: a write must not be cancelled,
-        because no status could leave after it."""
+        """Reads to the end.
+
+        What breaks the stream is raised by `_send`, between two writes: after a cancelled write no status could leave.
+        """
         try:
             while (message := await context.read()) is not grpc.aio.EOF:
-                self._take(message)
-                while self._must_wait():
-                    self._room.clear()
-                    await self._room.wait()
+                await self._take(message)
         except asyncio.CancelledError:
             if not self._going_away:
                 raise
@@ -193,11 +200,14 @@ class StreamSession:
         self._wake.set()
 
     def _must_wait(self) -> bool:
-        """Whether to read no further for now: WAIT without room, or a client that does not read."""
-        frames = self.frames
-        return self._unwritten >= _UNREAD or (frames.policy is POLICIES[pb.FRAME_POLICY_WAIT] and frames.full)
+        """Whether to accept no further item for now: no room, with WAIT, or a client that does not read."""
+        if self._unwritten + len(self._turns) >= _UNREAD + self.frames.max_items:
+            return True
+        if self.frames.policy is not Policy.WAIT:
+            return False
+        return self.frames.full or (self._last_ticket is not None and self._last_ticket.outside)
 
-    def _take(self, message: bytes) -> None:
+    async def _take(self, message: bytes) -> None:
         request = scan_stream_request(message)
         if isinstance(request, pb.StreamConfig):
             self._configure(request)
@@ -208,6 +218,9 @@ class StreamSession:
             )
         elif isinstance(request, list):
             for item in request:
+                while self._must_wait():
+                    self._room.clear()
+                    await self._room.wait()
                 self._accept(item, self.settings)
         else:
             self._cancel(request.ids)
@@ -223,7 +236,8 @@ class StreamSession:
         self.frames.policy = POLICIES[settings.policy]
         self.frames.max_items = min(settings.max_items, self._share)
         self.frames.max_bytes = settings.max_bytes
-        ready = settings.ready(self.frames.max_items, limits.max_message_bytes)
+        self._told_window = self.frames.max_items
+        ready = settings.ready(self._told_window, limits.max_message_bytes)
         self._put(None, pb.StreamInferResponse(ready=ready).SerializeToString())
 
     def _accept(self, item: Item, settings: StreamSettings) -> None:
@@ -246,11 +260,12 @@ class StreamSession:
             item.model, item.version = settings.model, item.version or settings.version
         item.priority = item.priority or settings.priority
         item.max_age_s = settings.max_age_s
+        item.patient = self.frames.policy is Policy.WAIT
         item.lease_id = self._lease_id
         try:
             if item.error is not None:
                 raise item.error
-            entry.ticket = self._submit(item, self)
+            entry.ticket = self._last_ticket = self._submit(item, self)
         except AclserveError as error:
             self.deliver([Result(item.id, item.capture_time, error=error)])
 
@@ -271,43 +286,53 @@ class StreamSession:
         else:
             self._put_all([], messages)
 
-    def _give_up(self, frame: Frame, reason: DropReason) -> bool:
-        ticket = self._waiting(frame.item_id)
-        if ticket is None or ticket.owner is None or not ticket.owner.cancel(ticket):
-            return False
-        self.deliver([dropped(ticket, reason)])
-        return True
+    def _give_up(self, frame: Frame, reason: DropReason) -> None:
+        ticket = self._waiting(frame)
+        if ticket is not None and ticket.owner is not None and ticket.owner.cancel(ticket):
+            self.deliver([dropped(ticket, reason)])
 
     def _cancel(self, ids: Iterable[str]) -> None:
         for item_id in ids:
-            ticket = self._waiting(item_id)
+            entry = self._entries.get(item_id)
+            ticket = None if entry is None or entry.frame is None else self._waiting(entry.frame)
             if ticket is not None and ticket.owner is not None and ticket.owner.cancel(ticket):
                 self.deliver([cancelled(ticket)])
 
-    def _waiting(self, item_id: str) -> Ticket | None:
+    def _waiting(self, frame: Frame) -> Ticket | None:
         """The ticket of an item that has not begun to execute."""
-        entry = self._entries.get(item_id)
-        ticket = None if entry is None else entry.ticket
+        entry = self._entries.get(frame.item_id)
+        ticket = None if entry is None or entry.frame is not frame else entry.ticket
         return ticket if ticket is not None and (ticket.waiting or ticket.parked) else None
 
     async def _send(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         while self._outbox or not self._reading_done or self._entries:
             if self._failure is not None:
                 raise self._failure
-            if not self._outbox:
+            if not self._outbox and self._told_window == self.frames.max_items:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
             outbox, self._outbox = self._outbox, []
-            self._unwritten -= len(outbox)
             for frames, message in _joined(outbox):
                 await context.write(message)
                 for frame in frames or ():
                     self.frames.leave(frame)
                 self._room.set()
+            self._unwritten -= len(outbox)
+            self._room.set()
+            await self._tell_window(context)
         if self._failure is not None:
             raise self._failure
         await context.write(pb.StreamInferResponse(summary=self._summary()).SerializeToString())
+
+    async def _tell_window(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        """Tells a window that has changed, however often it did, once."""
+        window = self.frames.max_items
+        if window != self._told_window:
+            self._told_window = window
+            if not self._reading_done:
+                notice = pb.StreamWindow(max_pending_items=window, max_pending_bytes=self.frames.max_bytes)
+                await context.write(pb.StreamInferResponse(window=notice).SerializeToString())
 
     def _summary(self) -> pb.StreamSummary:
         return pb.StreamSummary(
@@ -337,7 +362,7 @@ def _joined(outbox: list[_Message]) -> list[_Message]:
             run, frames, size = [], [], 0
         if owners is not None:
             run.append(message)
-            frames = [*frames, *owners]
+            frames += owners
             size += len(message)
         else:
             joined.append((owners, message))
