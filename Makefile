@@ -4,11 +4,14 @@ PYTHON ?= python3
 ACL_LIBRARY ?= emulator
 MODELS ?= models
 DEVICE ?= 0
-# For load: the server's address.
-TARGET ?= 127.0.0.1:8001
+# For load: HOST:PORT of a server that runs already; empty starts one on the emulated device for each scenario.
+TARGET ?=
 # For image: the image to build on, and the name of the result.
 BASE_IMAGE ?= python:3.11-slim
 IMAGE ?= aclserve
+# For demo-video: a video, several in quotes, and a model folder (MODEL/VERSION/model.onnx, config.pbtxt with `video.`).
+VIDEO ?=
+MODEL ?=
 # More arguments for pytest, serve, demo, bench or load.
 ARGS ?=
 
@@ -18,7 +21,7 @@ GRPCIO_TOOLS := 1.73.1
 PROTO_ENV := .venv-proto/grpcio-tools-$(GRPCIO_TOOLS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install proto check fix test test-contract serve demo bench load image clean
+.PHONY: help install proto check fix test test-contract serve demo demo-video bench load image clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "%-14s %s\n", $$1, $$2}' Makefile
@@ -64,11 +67,14 @@ serve: .venv/installed ## start the server on the emulated device, or on a card 
 demo: .venv/installed ## recognise handwritten digits through the service, and draw out/demo.png
 	$(BIN)/python -m demo.run $(ARGS)
 
+demo-video: .venv/installed ## run a model over VIDEO, draw what it finds into out/video.mp4 and out/video-*.png
+	$(BIN)/python -m demo.video --video "$(VIDEO)" --model "$(MODEL)" $(ARGS)
+
 bench: .venv/installed ## measure the service against ONNX Runtime alone
 	$(BIN)/python -m bench.run $(ARGS)
 
-load: .venv/installed ## stream the digits to a server that runs already (TARGET=HOST:PORT)
-	$(BIN)/python -m demo.run --target $(TARGET) $(ARGS)
+load: .venv/installed ## put ghz's load on the service, and check what it answers (needs Go)
+	$(BIN)/python -m tests.load.run $(if $(TARGET),--target $(TARGET)) $(ARGS)
 
 image: ## build the container image (BASE_IMAGE: a CANN image for the card)
 	docker build --build-arg BASE_IMAGE=$(BASE_IMAGE) --tag $(IMAGE) .

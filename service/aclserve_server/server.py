@@ -221,6 +221,7 @@ class Server:
         Calls that nothing is owed to, such as a lease's keep-alive, do not hold up the stop.
         """
         self.models.go_away()
+        self.engine.hurry()
         self.health.shutdown()
         stopped = asyncio.create_task(server.stop(self.config.drain_timeout_s))
         answered = asyncio.create_task(self.models.answered())
