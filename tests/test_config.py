@@ -21,6 +21,8 @@ OTHER = {
     "max_message_bytes": "1MiB",
     "max_queue_rows": "5",
     "max_stream_items": "6",
+    "max_stream_bytes": "131072",
+    "max_stream_rows": "3",
     "max_queue_delay_us": "700",
     "slots": "4",
     "slot_budget_bytes": "2kib",

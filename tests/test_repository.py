@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from aclserve_client.cli import build_parser
 from aclserve_server.config import ENVIRONMENT_PREFIX, Option, add_arguments, options, options_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,7 +33,7 @@ NPU_MOUNTS = {
 """What of the host's driver a container needs, from the same chapter."""
 
 WORK = {"install", "proto", "check", "fix", "test", "test-contract", "bench", "image", "clean"}
-TARGETS = WORK | {"help", "serve", "demo", "load"}
+TARGETS = WORK | {"help", "serve", "demo", "demo-video", "load"}
 
 
 def check_serve_command(words: list[str]) -> dict[str, str]:
@@ -135,6 +136,9 @@ class TestCompose:
         assert service["depends_on"] == {"aclserve": {"condition": "service_healthy"}}
         assert service["image"] == services["aclserve"]["image"]
         assert service["entrypoint"] == ["aclctl"]
+        given = build_parser().parse_args(service["command"])
+        assert given.address == f"aclserve:{check_serve_command(services['aclserve']['command'])['port']}"
+        assert (ROOT / "models" / given.model).is_dir()
 
 
 def instructions() -> list[tuple[str, str]]:

@@ -165,7 +165,7 @@ class Config:
         unit="bytes",
         minimum=64 * _KIB,
     )
-    max_rows_per_stream: int = _option(
+    max_stream_rows: int = _option(
         0, "rows that one stream gives to one execution at the most; 0 sets no bound", unit="rows", minimum=0
     )
     max_queue_delay_us: int = _option(

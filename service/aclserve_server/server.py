@@ -161,7 +161,7 @@ class Server:
             config.max_queue_rows,
             config.max_queue_delay_us / 1e6,
             config.pack_inline_bytes,
-            config.max_rows_per_stream,
+            config.max_stream_rows,
         )
         return Engine(
             threads,

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import weakref
 
 import pytest
-from aclserve.errors import ResourceExhausted
-from aclserve_server.engine.batching import BatchQueue
 from hypothesis import given
 from hypothesis import strategies as st
 
-
-@dataclass(eq=False)
-class Ticket:
-    number: int
-    rows: int
-    received: float
-    deadline: float | None = None
-    stream: int = 0
-    priority: int = 1
-    waiting: bool = False
-
-
-def queue(**options: float) -> BatchQueue[Ticket]:
-    settings = {"max_rows": 8, "max_items": 8, "max_queue_rows": 64, "max_delay": 0.0} | options
-    return BatchQueue(**settings)  # type: ignore[arg-type]
+from aclserve.errors import ResourceExhausted
+from aclserve_server.engine.batching import STARVED, BatchQueue
+from engine.simulation import Ticket, queue
 
 
 def test_an_idle_device_takes_what_waits_at_once() -> None:
@@ -158,3 +144,192 @@ def test_every_ticket_leaves_exactly_once_in_order_within_capacity(
         assert waiting.items == len(inside)
     assert len(left) == len(set(left))
     assert sorted([*left, *inside]) == [ticket.number for ticket in added]
+
+
+# What was learned.
+
+
+def learned(costs: dict[int, float], **options: object) -> BatchQueue[Ticket]:
+    waiting = queue(gears=sorted(costs), **options)
+    for gear, seconds in costs.items():
+        waiting.costs.learn(gear, seconds)
+    return waiting
+
+
+def predicted(waiting: BatchQueue[Ticket], rows: int = 1, *, busy_s: float = 0.0, **fields: object) -> float:
+    ticket = Ticket(-1, rows, 0.0, **fields)  # type: ignore[arg-type]
+    wait = waiting.predicted_wait(ticket, busy_s)
+    assert wait is not None
+    return wait
+
+
+def fill(waiting: BatchQueue[Ticket], count: int, rows: int = 1, **fields: object) -> list[Ticket]:
+    tickets = [Ticket(number, rows, 0.0, **fields) for number in range(count)]  # type: ignore[arg-type]
+    for ticket in tickets:
+        waiting.add(ticket)
+    return tickets
+
+
+def test_nothing_is_predicted_before_anything_was_executed() -> None:
+    waiting = queue()
+    fill(waiting, 5)
+    assert waiting.predicted_wait(Ticket(9, 1, 0.0), 0.0) is None
+
+
+def test_the_predicted_wait_counts_the_batches_before_and_not_the_own_one() -> None:
+    waiting = learned({8: 0.1})
+    assert predicted(waiting) == 0
+    assert predicted(waiting, busy_s=0.3) == pytest.approx(0.3)
+    fill(waiting, 7)
+    assert predicted(waiting, busy_s=0.3) == pytest.approx(0.3)
+    assert predicted(waiting, 2) == pytest.approx(0.1)
+    fill(waiting, 10)
+    assert predicted(waiting) == pytest.approx(0.2)
+    assert waiting.predicted_wait(Ticket(-1, 1, 0.0), 0.0, 2) == pytest.approx(0.1)
+
+
+def test_the_predicted_wait_of_a_quiet_stream_does_not_grow_with_anothers_backlog() -> None:
+    waiting = learned({8: 0.1})
+    fill(waiting, 60, stream="busy")
+    assert predicted(waiting, stream="quiet") == 0
+    assert predicted(waiting, stream="busy") == pytest.approx(0.7)
+
+
+def test_the_predicted_wait_knows_of_priorities_and_deadlines() -> None:
+    waiting = learned({8: 0.1})
+    for stream in range(40):
+        fill(waiting, 1, stream=stream)
+    assert predicted(waiting, stream="new") == pytest.approx(0.5)
+    assert predicted(waiting, stream="new", deadline=1.0) == 0
+    assert predicted(waiting, stream="new", priority=2) == 0
+    assert predicted(waiting, stream="new", priority=0) == pytest.approx(0.5)
+
+
+def test_the_predicted_wait_where_every_item_is_an_execution() -> None:
+    waiting = learned({8: 0.1}, max_items=1)
+    fill(waiting, 3)
+    assert predicted(waiting) == pytest.approx(0.3)
+
+
+def test_a_batch_waits_for_company_while_that_pays() -> None:
+    waiting = learned({1: 0.1, 8: 0.1}, max_delay=1.0)
+    for number in range(3):  # a row each 10 ms: 8 of them in 50 ms more, at the price of one
+        waiting.add(Ticket(number, 1, number * 0.01))
+    assert not waiting.ready(0.02, idle=True)
+    assert waiting.ready(1.0, idle=True)
+
+
+def test_a_batch_does_not_wait_where_a_fuller_gear_saves_nothing() -> None:
+    waiting = learned({2: 0.2, 4: 0.4, 8: 0.8}, max_delay=1.0)
+    for number in range(2):
+        waiting.add(Ticket(number, 1, number * 0.01))
+    assert waiting.ready(0.01, idle=True)
+
+
+def test_a_batch_does_not_wait_for_company_that_would_come_too_late() -> None:
+    waiting = learned({1: 1.0, 8: 1.0}, max_delay=0.1)
+    for number in range(3):  # a row each 50 ms: the next five would take longer than the delay allows
+        waiting.add(Ticket(number, 1, number * 0.05))
+    waiting.take()
+    waiting.add(Ticket(3, 1, 0.15))
+    assert waiting.ready(0.15, idle=True)
+    hurried = learned({1: 1.0, 8: 1.0}, max_delay=1.0)
+    for number in range(3):
+        hurried.add(Ticket(number, 1, number * 0.01, deadline=2.0))
+    assert not hurried.ready(0.02, idle=True)
+    hurried.add(Ticket(3, 1, 0.03, deadline=1.04))  # four more would come at 0.07, but that hurts this deadline
+    assert hurried.ready(0.04, idle=True)
+
+
+def test_a_full_queue_tells_when_to_come_again() -> None:
+    waiting = learned({8: 0.5}, max_queue_rows=16)
+    fill(waiting, 16)
+    with pytest.raises(ResourceExhausted) as caught:
+        waiting.add(Ticket(16, 1, 0.0))
+    assert caught.value.reason == "QUEUE_FULL"
+    assert caught.value.retry_delay == pytest.approx(1.0)
+
+
+# Priorities and shares.
+
+
+def test_a_higher_priority_overtakes() -> None:
+    waiting = queue(max_rows=2)
+    low, normal, high = (fill(waiting, 1, priority=priority)[0] for priority in (0, 1, 2))
+    assert waiting.take() == [high, normal]
+    assert waiting.take() == [low]
+
+
+@given(
+    st.integers(1, 8),
+    st.lists(st.tuples(st.integers(1, 8), st.sampled_from("ab")), min_size=1, max_size=6),
+    st.lists(st.integers(1, 8), max_size=4),
+)
+def test_no_priority_starves(high_rows: int, low: list[tuple[int, str]], normal: list[int]) -> None:
+    """Though higher ones always have rows waiting, the ticket whose turn it is in the lowest goes within 16 batches."""
+    waiting = queue(max_queue_rows=10_000)
+    for rows, stream in low:
+        waiting.add(Ticket(0, rows, 0.0, stream=stream, priority=0))
+    for rows in normal:
+        waiting.add(Ticket(1, rows, 0.0, priority=1))
+    without = {0: 0, 1: 0}
+    for _ in range(17 * len(low) + 18 * len(normal)):
+        while sum(ticket[2].rows for ticket in waiting._arrivals if ticket[2].waiting) < 200:
+            waiting.add(Ticket(2, high_rows, 0.0, priority=2))
+        batch = waiting.take()
+        for priority, bound in ((0, STARVED), (1, STARVED + 1)):
+            waits = waiting._levels[priority].rows > 0
+            served = any(ticket.priority == priority for ticket in batch)
+            without[priority] = 0 if served or not waits else without[priority] + 1
+            assert without[priority] <= bound
+    assert waiting._levels[0].rows == waiting._levels[1].rows == 0
+
+
+def test_a_large_ticket_of_a_low_priority_goes_though_small_ones_fit_beside_the_others() -> None:
+    waiting = queue(max_queue_rows=1000)
+    large = fill(waiting, 1, rows=8, stream="large", priority=0)[0]
+    for _ in range(STARVED + 1):
+        fill(waiting, 1, stream="small", priority=0)
+        fill(waiting, 1, rows=7, priority=2)
+        batch = waiting.take()
+        if large in batch:
+            break
+    assert not large.waiting
+
+
+def test_a_streams_bound_holds_over_its_priorities() -> None:
+    waiting = queue(max_rows_per_stream=3)
+    for priority in (0, 1, 2):
+        fill(waiting, 2, stream="one", priority=priority)
+    fill(waiting, 2, stream="other")
+    rows = [ticket.stream for ticket in waiting.take()]
+    assert rows.count("one") == 3
+    assert rows.count("other") == 2
+
+
+def test_a_ticket_larger_than_its_streams_bound_is_taken_all_the_same() -> None:
+    waiting = queue(max_rows_per_stream=3)
+    large, _ = fill(waiting, 2, rows=6)
+    assert waiting.take() == [large]
+
+
+def test_what_left_is_not_kept() -> None:
+    """While the device is busy all the time, with a deadline far away: as a stream at ten times overload."""
+    waiting = queue(max_queue_rows=64)
+    alive: weakref.WeakSet[Ticket] = weakref.WeakSet()
+    first = Ticket(-1, 1, 0.0, deadline=1.0, stream="first")
+    waiting.add(first)
+    for number in range(5000):
+        ticket = Ticket(number, 1, 0.0, deadline=1e9 if number % 2 else None, stream=number % 3)
+        alive.add(ticket)
+        waiting.add(ticket)
+        if number % 5 == 4:
+            waiting.cancel(ticket)
+        elif waiting.rows > 40:
+            waiting.cancel(next(ticket for ticket in alive if ticket.waiting))
+        del ticket
+        assert len(alive) <= 2 * waiting.items + 100
+        assert waiting.ready(0.0, idle=False) == (waiting.rows >= 8)
+    while waiting.rows:
+        waiting.take()
+    assert not alive

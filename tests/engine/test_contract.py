@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from aclserve.errors import AclserveError, InvalidArgument
 from aclserve_server.device.description import Gear, ModelDescription, TensorInfo
 from aclserve_server.engine.contract import Contract, FreeContract, RowContract, ShapeContract
@@ -139,7 +140,7 @@ def test_fills_are_made_once_and_bounded() -> None:
     first, second = (contract.admit(Item(inputs=filled), Nowhere(), 0.0) for _ in range(2))
     assert first.parts[0].data is second.parts[0].data
     values = np.frombuffer(first.parts[0].data or b"", np.float32)
-    assert ((0 <= values) & (values < 1)).all()
+    assert ((values >= 0) & (values < 1)).all()
     assert len(set(values)) == 8
     assert bytes(first.parts[1].data or b"x") == bytes(16)
 

@@ -36,6 +36,7 @@ class Batch:
 def form(contract: Contract, slot: Slot, tickets: list[Ticket]) -> Batch:
     """Places the tickets' rows in a slot."""
     batch = _rows(contract, slot, tickets) if isinstance(contract, RowContract) else _whole(contract, slot, tickets[0])
+    batch.used_input_bytes = _inline_input_bytes(batch)
     batch.used_output_bytes = _inline_output_bytes(batch)
     return batch
 
@@ -58,7 +59,6 @@ def _rows(contract: RowContract, slot: Slot, tickets: list[Ticket]) -> Batch:
         [[at * size for size in out_bytes] for at in positions],
         [[ticket.rows * size for size in out_bytes] for ticket in tickets],
         perf_counter_ns(),
-        used_input_bytes=[rows * size for size in in_bytes],
     )
 
 
@@ -79,7 +79,6 @@ def _whole(contract: Contract, slot: Slot, ticket: Ticket) -> Batch:
         [[0] * len(out)],
         [out],
         perf_counter_ns(),
-        used_input_bytes=sizes,
     )
 
 
@@ -93,6 +92,16 @@ def pack(batch: Batch) -> None:
                     slot.copy_in(index, offsets[index], part.data)
                 part.data = None
     batch.packed_ns = perf_counter_ns()
+
+
+def _inline_input_bytes(batch: Batch) -> list[int]:
+    """How much of each input comes from the host: nothing of one that comes only from clients' buffers."""
+    ends = [0] * len(batch.slot.inputs)
+    for ticket, offsets in zip(batch.tickets, batch.input_offsets, strict=True):
+        for index, part in enumerate(ticket.parts):
+            if part.data is not None and part.size_bytes:
+                ends[index] = offsets[index] + part.size_bytes
+    return ends
 
 
 def _inline_output_bytes(batch: Batch) -> list[int]:

@@ -11,9 +11,9 @@ A batch closes
 While the device is busy only a full batch closes, so that it can be copied a slot ahead; all else waits uncopied, where
 it can still be cancelled, dropped, expire, or gain company.
 
-Who is in it: higher priorities first; but a priority that was passed over for `STARVED` batches in a row goes first
-in the next one, so none starves. Within a priority streams share by rows (`flows.py`), optionally with at most
-`max_rows_per_stream` of one stream in a batch.
+Who is in it: higher priorities first; but a priority whose turn was passed over for `STARVED` batches in a row goes
+first in the next one, the lowest before others, so none starves. Within a priority streams share by rows
+(`flows.py`), optionally with at most `max_rows_per_stream` of one stream in a batch.
 
 Invariants (tests/engine/test_batching.py holds them against random histories):
     - every ticket added leaves exactly once: taken, cancelled or expired;
@@ -21,6 +21,8 @@ Invariants (tests/engine/test_batching.py holds them against random histories):
     - a batch holds 1 to `max_rows` rows, and at most `max_items` tickets;
     - `rows` is the sum of the rows that wait, and never exceeds `max_queue_rows`;
     - while the device is idle, nothing waits longer than `max_delay` after its arrival;
+    - a waiting priority gets its first ticket in at least once in `STARVED` + 1 batches (the lowest; others one later);
+    - what is kept is bounded by what waits;
     - a stream that always has rows waiting is given its share of rows, whatever the others send, but for one batch.
 
 Times are seconds of one monotonic clock. Worst-case delay added by batching itself: `max_delay`.
@@ -28,9 +30,9 @@ Times are seconds of one monotonic clock. Worst-case delay added by batching its
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
-from heapq import heappop, heappush
+import math
+from collections.abc import Hashable, Sequence
+from heapq import heapify, heappop, heappush
 from typing import Generic
 
 from aclserve.errors import ResourceExhausted
@@ -42,6 +44,9 @@ PRIORITIES = 3
 
 STARVED = 15
 """After so many batches that passed it over, a waiting priority goes first once."""
+
+_SLACK = 64
+"""Tickets that left may lie about in the heaps up to this number, beside as many as wait."""
 
 
 class BatchQueue(Generic[T]):
@@ -70,10 +75,19 @@ class BatchQueue(Generic[T]):
         self.rows = 0
         self.items = 0
         self._levels: list[Level[T]] = [Level(max_rows) for _ in range(PRIORITIES)]
-        self._arrivals: deque[T] = deque()
         self._rate = ArrivalRate()
+        self._arrivals: list[tuple[float, int, T]] = []
         self._deadlines: list[tuple[float, int, T]] = []
         self._sequence = 0
+        self._gone = 0
+
+    @property
+    def patient_rows(self) -> int:
+        """Up to how many waiting rows a ticket may join that would rather wait outside than be refused.
+
+        The rest is for those that cannot wait, so that bulk work never fills the queue.
+        """
+        return max(self.max_queue_rows // 2, self.max_rows)
 
     def add(self, ticket: T) -> None:
         """Appends a ticket; `ResourceExhausted` (QUEUE_FULL) at once where its rows do not fit the queue."""
@@ -87,12 +101,12 @@ class BatchQueue(Generic[T]):
             )
         ticket.waiting = True
         self._levels[ticket.priority].add(ticket)
-        self._arrivals.append(ticket)
+        self._sequence += 1
+        heappush(self._arrivals, (ticket.received, self._sequence, ticket))
         self._rate.learn(ticket.rows, ticket.received)
         self.rows += ticket.rows
         self.items += 1
         if ticket.deadline is not None:
-            self._sequence += 1
             heappush(self._deadlines, (ticket.deadline, self._sequence, ticket))
 
     def cancel(self, ticket: T) -> bool:
@@ -118,24 +132,22 @@ class BatchQueue(Generic[T]):
             return False
         if self.rows >= self.max_rows or self.items >= self.max_items:
             return True
-        return idle and (self._due() <= now or not self._waiting_pays())
+        return idle and (self._due() <= now or not self._waiting_pays(now))
 
     def take(self) -> list[T]:
         """The next batch: at least one ticket. Call it only where one waits."""
         room = Room(self.max_rows, self.max_items)
         batch: list[T] = []
-        served = set()
+        taken: dict[Hashable, int] = {}
+        turns = [level.first() for level in self._levels]
         for level in self._order():
-            drawn = level.draw(room, self.max_rows_per_stream)
-            if drawn:
-                batch.extend(drawn)
-                served.add(level)
+            batch += level.draw(room, self.max_rows_per_stream, taken)
             if room.full:
                 break
-        for level in self._levels:
-            level.passed_over = 0 if level in served else level.passed_over + level.waits()
         for ticket in batch:
             self._leave(ticket)
+        for level, turn in zip(self._levels, turns, strict=True):
+            level.passed_over = level.passed_over + 1 if turn is not None and turn.waiting else 0
         return batch
 
     def next_wakeup(self, *, idle: bool) -> float | None:
@@ -146,13 +158,23 @@ class BatchQueue(Generic[T]):
             times.append(self._due())
         return min(times, default=None)
 
-    def predicted_wait(self, busy_s: float) -> float | None:
-        """How long a ticket that arrives now will wait for its execution, by what was learned; None if nothing was.
+    def predicted_wait(self, ticket: T, busy_s: float, lanes: int = 1) -> float | None:
+        """How long a ticket, if added now, will wait for its execution, by what was learned; None if nothing was.
 
-        `busy_s` is how long the device is expected to be busy with what it has. The wait for company is not counted.
+        `busy_s` is how long the device is expected to be busy with what it has, `lanes` how many batches it executes
+        at a time. The wait for company is not counted.
         """
-        queued = self._time_to_serve(self.rows)
-        return None if queued is None else busy_s + queued
+        mean_rows = self.rows / self.items if self.items else ticket.rows
+        capacity = min(self.max_rows, self.max_items * mean_rows)
+        cost = self.costs.of(math.ceil(capacity))
+        if cost is None:
+            return None
+        before = sum(level.rows for level in self._levels[ticket.priority + 1 :])
+        before += self._levels[ticket.priority].rows_before(ticket)
+        batches, beside = divmod(before, capacity)
+        if beside + ticket.rows > self.max_rows:
+            batches += 1
+        return busy_s + batches * cost / lanes
 
     def _time_to_serve(self, rows: int) -> float | None:
         """How long the executions of so many waiting rows take."""
@@ -166,16 +188,29 @@ class BatchQueue(Generic[T]):
         ticket.waiting = False
         self.rows -= ticket.rows
         self.items -= 1
+        self._levels[ticket.priority].forget(ticket)
+        self._gone += 1
+        if not self.items or self._gone > self.items + _SLACK:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Lets go of tickets that left, so that what is kept is bounded by what waits."""
+        self._gone = 0
+        for heap in (self._arrivals, self._deadlines):
+            heap[:] = [entry for entry in heap if entry[2].waiting]
+            heapify(heap)
+        for level in self._levels:
+            level.sweep()
 
     def _order(self) -> list[Level[T]]:
-        """Priorities in order of service: the starved first, then from high to low."""
-        ordered = self._levels[::-1]
-        return sorted(ordered, key=lambda level: level.passed_over < STARVED)
+        """Priorities in order of service: the starved first, from low to high, then the others from high to low."""
+        starved = [level for level in self._levels if level.passed_over >= STARVED]
+        return starved + [level for level in reversed(self._levels) if level.passed_over < STARVED]
 
     def _oldest(self) -> T:
-        while not self._arrivals[0].waiting:
-            self._arrivals.popleft()
-        return self._arrivals[0]
+        while not self._arrivals[0][2].waiting:
+            heappop(self._arrivals)
+        return self._arrivals[0][2]
 
     def _next_deadline(self) -> float | None:
         while self._deadlines and not self._deadlines[0][2].waiting:
@@ -191,12 +226,15 @@ class BatchQueue(Generic[T]):
             due = min(due, deadline - max(self.max_delay, 0.001))
         return due
 
-    def _waiting_pays(self) -> bool:
-        """Whether a fuller gear is expected to serve rows faster, its wait included; True while that is not known."""
+    def _waiting_pays(self, now: float) -> bool:
+        """Whether a fuller gear is expected in time, and to serve rows faster, its wait included.
+
+        True while that is not known.
+        """
         costs = self.costs
         fuller = costs.next_gear(self.rows)
         wait = self._rate.time_for(fuller - self.rows)
         now_cost, later_cost = costs.of(self.rows), costs.of(fuller)
         if wait is None or now_cost is None or later_cost is None:
             return True
-        return (wait + later_cost) / fuller < now_cost / self.rows
+        return now + wait <= self._due() and (wait + later_cost) / fuller < now_cost / self.rows

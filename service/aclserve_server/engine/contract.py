@@ -63,6 +63,7 @@ class Ticket:
     """An admitted item: all that is needed to run and answer it. Times are seconds of the monotonic clock.
 
     `drops` tells that its deadline is its stream's age limit: when it passes the item is dropped, which is no error.
+    `patient` tells that it waits where the queue has no room, instead of being refused; while it does, it is `outside`.
     """
 
     item_id: str
@@ -81,6 +82,8 @@ class Ticket:
     waiting: bool = False
     parked: bool = False
     drops: bool = False
+    patient: bool = False
+    outside: bool = False
     cancelled: bool = False
     pins: list[Pin] = field(default_factory=list)
 
@@ -114,6 +117,7 @@ class Contract:
         """The item's ticket; raises the `AclserveError` that tells what is wrong with it. Takes no time to speak of."""
         ticket = Ticket(item.id, item.capture_time, sink, 1, [], self._all_outputs, now, None, sink)
         ticket.priority = (item.priority or 2) - 1
+        ticket.patient = item.patient
         if item.timeout_s is not None:
             ticket.deadline = now + item.timeout_s
         if item.max_age_s is not None and (ticket.deadline is None or now + item.max_age_s < ticket.deadline):

@@ -56,7 +56,7 @@ class ArrivalRate:
         if self._last is not None:
             gap = max(now - self._last, 0.0) / rows
             self._gap_s = gap if self._gap_s is None else self._gap_s + _SMOOTHING * (gap - self._gap_s)
-        self._last = now
+        self._last = now if self._last is None else max(self._last, now)
 
     def time_for(self, rows: int) -> float | None:
         """How long that many rows will take to come; None where nothing is known."""

@@ -96,6 +96,7 @@ class DynamicRunner(Runner):
         self._expire(now)
         if not self._in_flight and self._queue.rows:
             run = Run(self._queue.take()[0], perf_counter_ns())
+            self._let_in()
             self._in_flight = 1
             self._busy_until = now + (self._queue.costs.of(1) or 0.0)
             self._blocking.submit(lambda: self._work(run))

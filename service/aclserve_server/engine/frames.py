@@ -6,12 +6,13 @@
     DROP_NEWEST   at the limit the item that comes is given up
     LATEST_ONLY   at most one item waits: the newest
 
-A `FrameWindow` knows the stream's pending items (accepted and not yet answered) in order, and which of them still
-wait, that is, may be given up. It decides; its caller takes the victims out of their queue and answers them.
+A `FrameWindow` knows the stream's pending items (accepted and not yet answered) in order. Those that still wait may
+be given up, which its caller knows and does: it takes the victims out of their queue and answers them.
 
 Invariants (tests/engine/test_frames.py): with every policy but WAIT no more than `max_items` items and, but for a
-single item, `max_bytes` bytes are pending after `arrive`, unless they are executing already; with LATEST_ONLY at most
-one waits; an item is given up at most once, and never after it began to execute.
+single item, `max_bytes` bytes are pending after an item was accepted; with LATEST_ONLY at most one waits; an item is
+given up at most once, and never after it began to execute; no item is given up for one that finds no room all the
+same.
 """
 
 from __future__ import annotations
@@ -43,17 +44,21 @@ class Frame:
     received: float
 
 
-GiveUp = Callable[[Frame, DropReason], bool]
-"""Takes a waiting frame out of its queue and answers it; False where it does not wait any more."""
+GiveUp = Callable[[Frame, DropReason], None]
+"""Takes a waiting frame out of its queue and answers it, by which it leaves the window."""
 
 
 class FrameWindow:
     """The pending items of one stream."""
 
-    def __init__(self, policy: Policy, max_items: int, max_bytes: int, give_up: GiveUp) -> None:
+    def __init__(
+        self, policy: Policy, max_items: int, max_bytes: int, waits: Callable[[Frame], bool], give_up: GiveUp
+    ) -> None:
+        """`waits` tells whether a frame may still be given up."""
         self.policy = policy
         self.max_items = max_items
         self.max_bytes = max_bytes
+        self._waits = waits
         self._give_up = give_up
         self._frames: dict[Frame, None] = {}
         self.pending_bytes = 0
@@ -74,12 +79,12 @@ class FrameWindow:
 
     def arrive(self, frame: Frame) -> DropReason | None:
         """Accepts an item, giving up others where the policy says so; the reason where it is given up itself."""
-        if self.policy is Policy.LATEST_ONLY:
-            self._drop_waiting(DropReason.SUPERSEDED)
-        elif self.policy is Policy.DROP_OLDEST:
-            self._make_room(frame)
-        if self.policy is not Policy.WAIT and self._too_much(frame):
+        victims = self._victims(frame)
+        if victims is None:
             return DropReason.NEWEST
+        reason = DropReason.SUPERSEDED if self.policy is Policy.LATEST_ONLY else DropReason.OLDEST
+        for victim in victims:
+            self._give_up(victim, reason)
         self._frames[frame] = None
         self.pending_bytes += frame.size_bytes
         return None
@@ -90,17 +95,22 @@ class FrameWindow:
             del self._frames[frame]
             self.pending_bytes -= frame.size_bytes
 
-    def _too_much(self, frame: Frame) -> bool:
-        if len(self._frames) + 1 > self.max_items:
-            return True
-        return bool(self._frames) and self.pending_bytes + frame.size_bytes > self.max_bytes
+    def _victims(self, frame: Frame) -> list[Frame] | None:
+        """What is to be given up for an item; None where it finds no room even so."""
+        if self.policy is Policy.WAIT:
+            return []
+        victims: list[Frame] = []
+        items, size = len(self._frames), self.pending_bytes
+        latest = self.policy is Policy.LATEST_ONLY
+        if latest or self.policy is Policy.DROP_OLDEST:
+            for pending in self._frames:
+                if not latest and self._fits(frame, items, size):
+                    break
+                if self._waits(pending):
+                    victims.append(pending)
+                    items -= 1
+                    size -= pending.size_bytes
+        return victims if self._fits(frame, items, size) else None
 
-    def _make_room(self, frame: Frame) -> None:
-        for waiting in list(self._frames):
-            if not self._too_much(frame):
-                return
-            self._give_up(waiting, DropReason.OLDEST)
-
-    def _drop_waiting(self, reason: DropReason) -> None:
-        for waiting in list(self._frames):
-            self._give_up(waiting, reason)
+    def _fits(self, frame: Frame, items: int, size: int) -> bool:
+        return items < self.max_items and (not items or size + frame.size_bytes <= self.max_bytes)

@@ -65,7 +65,7 @@ class Item:
     wire: it is the item's answer, and nothing but `id` is to be relied on. `outputs` may be shared between items:
     read only.
     `priority` is 1 (low), 2 (normal), 3 (high), or 0 where the item says nothing. After `max_age_s` seconds of waiting
-    it is dropped, as its stream asked.
+    it is dropped, as its stream asked. A `patient` item waits where its model's queue has no room, others are refused.
     """
 
     id: str = ""
@@ -79,6 +79,7 @@ class Item:
     error: AclserveError | None = None
     priority: int = 0
     max_age_s: float | None = None
+    patient: bool = False
 
 
 class DropReason(IntEnum):

@@ -25,6 +25,7 @@ from aclserve_server.engine.hazards import Hazards
 from aclserve_server.engine.items import Item, OutputTensor, Result, Timing
 from aclserve_server.engine.lane import Lane
 from aclserve_server.engine.outcomes import Observer, expired, report, service_error, timing
+from aclserve_server.engine.parking import Parking
 from aclserve_server.engine.slots import Slot
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class Runner:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._pump_scheduled = False
-        self._parked = 0
+        self._parking = Parking(self._loop, self._over)
         self._busy_until = 0.0
         self._in_flight = 0
         self.totals = Totals()
@@ -92,8 +93,7 @@ class Runner:
             elif not ticket.pins or self._hazards.enter(ticket, self._unpark):
                 self._enqueue(ticket)
             else:
-                ticket.parked = True
-                self._parked += 1
+                self._parking.add(ticket)
         except AclserveError:
             self._release(ticket, failed=True)
             raise
@@ -101,36 +101,55 @@ class Runner:
 
     def cancel(self, ticket: Ticket) -> bool:
         """Takes back an item that waits: True, and the caller sends the answer. One that runs is discarded."""
-        if ticket.parked:
-            ticket.parked = False
-            self._parked -= 1
-        elif not self._queue.cancel(ticket):
+        if not self._parking.remove(ticket) and not self._queue.cancel(ticket):
             ticket.cancelled = True
             return False
         self._release(ticket, failed=True)
+        if self._parking.next_for_room() is not None:
+            self._pump_soon()
         self._check_drained()
         return True
 
     async def drain(self) -> None:
         """Takes no more items and returns when all admitted ones are answered."""
         self._draining = True
-        self._check_drained()
+        self.hurry()
         await self._drained.wait()
+
+    def hurry(self) -> None:
+        """Waits for no more company: the server stops, or the model is unloaded."""
+        self._queue.max_delay = 0.0
+        self._pump()
 
     def close(self) -> None:
         """Frees what the runner itself holds of the device (not the slots), on an ACL thread, after `drain`."""
         raise NotImplementedError
 
     def _enqueue(self, ticket: Ticket) -> None:
-        self._queue.add(ticket)
+        """Queues a ticket; a patient one waits outside while there is no room, or others are there before it."""
+        if ticket.patient and (self._parking.next_for_room() is not None or not self._has_room(ticket)):
+            self._parking.add(ticket, for_room=True)
+        else:
+            self._queue.add(ticket)
+            self._pump_soon()
+
+    def _has_room(self, ticket: Ticket) -> bool:
+        return not self._queue.rows or self._queue.rows + ticket.rows <= self._queue.patient_rows
+
+    def _let_in(self) -> None:
+        """Queues those that wait outside, as far as there is room now."""
+        while (ticket := self._parking.next_for_room()) is not None and self._has_room(ticket):
+            self._parking.remove(ticket)
+            self._queue.add(ticket)
+
+    def _pump_soon(self) -> None:
         if not self._pump_scheduled:
             self._pump_scheduled = True
             self._loop.call_soon(self._pump)
 
     def _unpark(self, ticket: Ticket, written: bool) -> None:
         """What the ticket's buffers had to wait for is done."""
-        ticket.parked = False
-        self._parked -= 1
+        self._parking.remove(ticket)
         try:
             if not written:
                 raise FailedPrecondition(
@@ -150,10 +169,16 @@ class Runner:
         ticket.release()
 
     def _expire(self, now: float) -> None:
-        """Answers the items whose deadline has come."""
+        """Answers the items whose deadline has come, and lets others take their place."""
         for ticket in self._queue.expire(now):
-            self._release(ticket, failed=True)
-            ticket.sink.deliver([expired(ticket)])
+            self._over(ticket)
+        self._let_in()
+
+    def _over(self, ticket: Ticket) -> None:
+        """Answers an item whose deadline has come while it waited."""
+        self._release(ticket, failed=True)
+        ticket.sink.deliver([expired(ticket)])
+        self._check_drained()
 
     def _pump(self) -> None:
         """Starts what is due, and sees to it that it is called again in time."""
@@ -170,9 +195,9 @@ class Runner:
 
     def _refuse_if_hopeless(self, ticket: Ticket) -> None:
         """Refuses an item at once whose deadline will pass before its turn comes, by what was learned."""
-        if ticket.deadline is None or ticket.drops:
+        if ticket.deadline is None or ticket.drops or not ticket.rows:
             return
-        wait = self._queue.predicted_wait(max(self._busy_until - ticket.received, 0.0))
+        wait = self._queue.predicted_wait(ticket, self._busy_s(ticket.received), self._lane_count())
         allowed = ticket.deadline - ticket.received
         if wait is not None and wait > allowed:
             raise DeadlineExceeded(
@@ -183,12 +208,20 @@ class Runner:
                 retry_delay=wait,
             )
 
+    def _busy_s(self, now: float) -> float:
+        """How long, by what was learned, the device has to do with what it has."""
+        return max(self._busy_until - now, 0.0)
+
+    def _lane_count(self) -> int:
+        """How many batches are executed at a time."""
+        return 1
+
     def _answer_empty(self, ticket: Ticket) -> None:
         """Answers an item without rows, which needs no device."""
         raise NotImplementedError
 
     def _check_drained(self) -> None:
-        if self._draining and not self._in_flight and not self._queue.rows and not self._parked:
+        if self._draining and not self._in_flight and not self._queue.rows and not self._parking:
             self._drained.set()
 
 
@@ -260,8 +293,15 @@ class BatchRunner(Runner):
                 break
             self._free.remove(slot)
             self._dispatch(slot, now)
+            self._let_in()
         self._call_again(now, idle=any(not self._load(slot) for slot in self._free))
         self._check_drained()
+
+    def _busy_s(self, now: float) -> float:
+        return super()._busy_s(now) if all(self._loads.values()) else 0.0
+
+    def _lane_count(self) -> int:
+        return len(self._loads)
 
     def _load(self, slot: Slot) -> int:
         """Batches that the slot's instance has to do."""

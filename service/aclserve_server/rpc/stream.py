@@ -93,6 +93,7 @@ class StreamSession:
         self._outbox: list[_Message] = []
         self._unwritten = 0
         self._told_window = limits.max_items
+        self._deadline: float | None = None
         self._last_accepted = ""
         self._last_ticket: Ticket | None = None
         self._wake = asyncio.Event()
@@ -104,6 +105,9 @@ class StreamSession:
 
     async def run(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         """Serves the call until its items are answered. Raises the `AclserveError` that ends a broken stream."""
+        remaining = context.time_remaining()
+        if remaining is not None:
+            self._deadline = perf_counter() + remaining
         try:
             async with asyncio.TaskGroup() as group:
                 self._reader = group.create_task(self._receive(context))
@@ -259,6 +263,9 @@ class StreamSession:
         if not item.model:
             item.model, item.version = settings.model, item.version or settings.version
         item.priority = item.priority or settings.priority
+        if self._deadline is not None:
+            remaining = self._deadline - frame.received
+            item.timeout_s = remaining if item.timeout_s is None else min(item.timeout_s, remaining)
         item.max_age_s = settings.max_age_s
         item.patient = self.frames.policy is Policy.WAIT
         item.lease_id = self._lease_id
