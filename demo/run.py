@@ -37,11 +37,11 @@ class DemoError(Exception):
 
 
 @asynccontextmanager
-async def server(console: Console) -> AsyncIterator[str]:
+async def server(console: Console, repository: Path = ROOT / "models") -> AsyncIterator[str]:
     """A server on the emulated device and free ports; gives its gRPC address, then stops it as an operator would."""
     options = {
         "--acl-library": "emulator",
-        "--model-repository": str(ROOT / "models"),
+        "--model-repository": str(repository),
         "--port": "0",
         "--metrics-port": "0",
         "--log-level": "warning",

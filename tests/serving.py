@@ -47,7 +47,8 @@ def serving(repository: Path, *, emulator: EmulatorConfig | None = None, **optio
     thread = threading.Thread(target=loop.run_forever, name="test-server")
     thread.start()
     device = Emulator(emulator or EmulatorConfig())
-    config = Config(acl_library="emulator", model_repository=repository, port=0, metrics_port=0, **options)
+    options = {"port": 0, "metrics_port": 0, **options}
+    config = Config(acl_library="emulator", model_repository=repository, **options)
     try:
         server = asyncio.run_coroutine_threadsafe(_make(config, device), loop).result(60)
         try:

@@ -40,7 +40,6 @@ from aclserve_client.data import (
     ResultOrder,
     RunMode,
     ServerInfo,
-    StreamSummary,
     TensorSpec,
     Timing,
     Typed,
@@ -64,6 +63,17 @@ from aclserve_client.errors import (
     Unimplemented,
 )
 from aclserve_client.options import DEFAULT, DEFAULT_ADDRESS, Options, Timeout
+from aclserve_client.stream_data import (
+    Dropped,
+    DropReason,
+    FramePolicy,
+    ModelStatus,
+    Priority,
+    StreamPreset,
+    StreamsReport,
+    StreamStatus,
+    StreamSummary,
+)
 from aclserve_client.sync_stream import Stream
 
 __all__ = [
@@ -83,8 +93,11 @@ __all__ = [
     "DataLoss",
     "DeadlineExceeded",
     "DeviceInfo",
+    "DropReason",
+    "Dropped",
     "ExecutionMode",
     "FailedPrecondition",
+    "FramePolicy",
     "Gear",
     "Input",
     "Inputs",
@@ -102,11 +115,13 @@ __all__ = [
     "ModelInfo",
     "ModelSize",
     "ModelState",
+    "ModelStatus",
     "NotFound",
     "Options",
     "OutOfRange",
     "OutputChoice",
     "PermissionDenied",
+    "Priority",
     "Random",
     "ResourceExhausted",
     "Result",
@@ -114,7 +129,10 @@ __all__ = [
     "RunMode",
     "ServerInfo",
     "Stream",
+    "StreamPreset",
+    "StreamStatus",
     "StreamSummary",
+    "StreamsReport",
     "TensorSpec",
     "Timeout",
     "Timing",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Self
@@ -16,6 +16,7 @@ from aclserve_client import data, verbs
 from aclserve_client.aio_stream import AsyncStream
 from aclserve_client.calls import AsyncCaller, Background
 from aclserve_client.options import DEFAULT, DEFAULT_ADDRESS, Options, Timeout
+from aclserve_client.stream_data import FramePolicy, Priority, StreamPreset, StreamsReport
 from aclserve_client.verbs import RENEWALS_PER_TTL, Source, SourceLike, buffer_id
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ logger = logging.getLogger(__name__)
 class AsyncClient:
     """As `Client`, for asyncio. Make it on the event loop that uses it; use it in `async with`, or await `close`."""
 
-    def __init__(self, address: str = DEFAULT_ADDRESS, options: Options | None = None) -> None:
+    def __init__(self, address: str | Iterable[str] = DEFAULT_ADDRESS, options: Options | None = None) -> None:
         self._caller = AsyncCaller(address, options or Options())
 
     async def __aenter__(self) -> Self:
@@ -116,11 +117,12 @@ class AsyncClient:
         id: str = "",
         max_wait: float | None = None,
         capture_time_ns: int | None = None,
+        priority: Priority | str = Priority.UNSPECIFIED,
         lease: AsyncLease | str | None = None,
         timeout: Timeout = DEFAULT,
     ) -> data.Result:
         """As `Client.infer`."""
-        item = data.Item(inputs, id, model, version, outputs, max_wait, capture_time_ns)
+        item = data.Item(inputs, id, model, version, outputs, max_wait, capture_time_ns, priority)
         return await self._caller.run(verbs.infer(item), timeout, lease_id(lease))
 
     def stream(
@@ -128,15 +130,38 @@ class AsyncClient:
         model: str = "",
         version: int = 0,
         *,
+        preset: StreamPreset | str = StreamPreset.UNSPECIFIED,
+        policy: FramePolicy | str = FramePolicy.UNSPECIFIED,
         order: data.ResultOrder | str = data.ResultOrder.UNSPECIFIED,
+        priority: Priority | str = Priority.UNSPECIFIED,
         max_pending: int = 0,
+        max_pending_bytes: int = 0,
+        max_age: float | None = None,
+        resume: bool = False,
         lease: AsyncLease | str | None = None,
         timeout: Timeout = None,
     ) -> AsyncStream:
         """As `Client.stream`."""
         options = self._caller.options
-        state = verbs.stream_state(model, version, order, max_pending, options)
+        state = verbs.stream_state(
+            options,
+            model=model,
+            version=version,
+            preset=preset,
+            policy=policy,
+            order=order,
+            priority=priority,
+            max_pending=max_pending,
+            max_pending_bytes=max_pending_bytes,
+            max_age=max_age,
+            resume=resume,
+            lease=lease_id(lease),
+        )
         return AsyncStream(self._caller, state, lease_id(lease), options.seconds(timeout))
+
+    def watch_streams(self, interval: float = 1.0, *, timeout: Timeout = None) -> AsyncIterator[StreamsReport]:
+        """As `Client.watch_streams`."""
+        return self._caller.watch(verbs.watch_streams(interval), timeout)
 
     def lease(self, ttl: float | None = None, *, timeout: Timeout = DEFAULT) -> AsyncLease:
         """As `Client.lease`."""

@@ -14,45 +14,42 @@ from typing import Any, Self
 
 import grpc
 
-from aclserve.errors import Cancelled, DeadlineExceeded, Unavailable
+from aclserve.errors import AclserveError, Cancelled, DeadlineExceeded, Unavailable
 from aclserve.v1 import model_pb2 as pb
 from aclserve_client import data
 from aclserve_client.calls import AsyncCaller, Background
+from aclserve_client.options import Deadline
 from aclserve_client.rpcs import STREAM_INFER
+from aclserve_client.stream_data import Priority
+from aclserve_client.stream_facts import StreamFacts
 from aclserve_client.streams import StreamState, as_item, group_size
 
 
-class AsyncStream:
+class AsyncStream(StreamFacts):
     """As `Stream`, for asyncio; use it in `async with`. For the tasks of one event loop."""
 
     def __init__(self, caller: AsyncCaller, state: StreamState, lease_id: str, timeout: float | None) -> None:
         self._caller = caller
         self._lease_id = lease_id
         self._timeout = timeout
+        self._deadline = Deadline(timeout)
         self._state = state
         self._change = asyncio.Event()
         self._reader: asyncio.Task[Any] | None = None
         self._call: Any = None
+        self._calls = 0
+        self._endpoint = caller.endpoint(lease_id)
         self._scope = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         self._caller.check_open()
-        metadata = self._caller.metadata(self._lease_id)
-        self._call = self._caller.callables[STREAM_INFER.path](
-            self._requests(), timeout=self._timeout, metadata=metadata
-        )
-        limit = self._caller.options.timeout
+        self._deadline = Deadline(self._timeout)
         try:
-            await self._scope.enter_async_context(Background(self._receive()))
-            async with asyncio.timeout(limit):
-                while self._state.ready is None and not self._state.ended:
-                    await self._changed()
+            await self._scope.enter_async_context(Background(self._run()))
+            while self._state.ready is None and not self._state.ended:
+                await self._changed()
             if self._state.ready is None:
                 self._state.check_sendable()
-        except TimeoutError:
-            await self._close()
-            message = f"{self._caller.address} did not accept the stream within {limit:g} s"
-            raise DeadlineExceeded(message, reason="STREAM_NOT_READY") from None
         except BaseException:
             await self._close()
             raise
@@ -66,28 +63,9 @@ class AsyncStream:
     async def _close(self) -> None:
         self._state.fail(Cancelled("the stream was closed", reason="STREAM_CLOSED"))
         self._notify()
-        self._call.cancel()
+        if self._call is not None:
+            self._call.cancel()
         await self._scope.aclose()
-
-    @property
-    def window(self) -> int:
-        """As `Stream.window`."""
-        return self._state.window
-
-    @property
-    def going_away(self) -> bool:
-        """As `Stream.going_away`."""
-        return self._state.going_away
-
-    @property
-    def last_accepted_id(self) -> str:
-        """As `Stream.last_accepted_id`."""
-        return self._state.last_accepted_id
-
-    @property
-    def summary(self) -> data.StreamSummary | None:
-        """As `Stream.summary`."""
-        return self._state.summary
 
     async def send(
         self,
@@ -99,22 +77,24 @@ class AsyncStream:
         outputs: data.OutputChoice = None,
         max_wait: float | None = None,
         capture_time_ns: int | None = None,
+        priority: Priority | str = Priority.UNSPECIFIED,
     ) -> str:
         """As `Stream.send`."""
-        return (await self.send_many([data.Item(inputs, id, model, version, outputs, max_wait, capture_time_ns)]))[0]
+        item = data.Item(inputs, id, model, version, outputs, max_wait, capture_time_ns, priority)
+        return (await self.send_many([item]))[0]
 
     async def send_many(self, items: Iterable[data.Inputs | data.Item]) -> list[str]:
         """As `Stream.send_many`."""
         waiting = [as_item(item) for item in items]
         ids: list[str] = []
-        while len(ids) < len(waiting):
-            while not self._state.admits(reading_elsewhere=self._reading_elsewhere()):
-                await self._changed()
-            try:
-                for item in waiting[len(ids) : len(ids) + self._state.free]:
-                    ids.append(self._state.add(item))
-            finally:
-                self._notify()
+        try:
+            for item in waiting:
+                while not self._state.admits(item, reading_elsewhere=self._reading_elsewhere()):
+                    self._notify()
+                    await self._changed()
+                ids.append(self._state.add(item))
+        finally:
+            self._notify()
         return ids
 
     async def cancel(self, ids: Iterable[str]) -> None:
@@ -187,33 +167,69 @@ class AsyncStream:
         change, self._change = self._change, asyncio.Event()
         change.set()
 
-    async def _receive(self) -> None:
-        """Receives responses until the stream ends; pauses while results that nobody takes are at their bound."""
+    async def _run(self) -> None:
+        """Receives until the stream ends, on one call after the other."""
         try:
-            async for response in self._call:
-                self._state.receive(response)
-                self._notify()
-                while self._state.unread_full and not self._state.ended:
-                    await self._changed()
-            self._state.end()
-        except grpc.RpcError as error:
-            failure = self._caller.translate(error, self._timeout)
-            failure.__cause__ = error
-            self._state.fail(failure)
+            while not self._state.ended:
+                self._caller.check_open()
+                await self._receive()
+                if self._state.lost:
+                    self._caller.leave(self._endpoint)
+                    await asyncio.sleep(self._state.resume_after or 0)
+                    self._state.reopen()
+        except AclserveError as error:
+            self._state.fail(error)
         except asyncio.CancelledError:
             self._state.fail(Cancelled("the stream was cancelled on this side", reason="STREAM_CANCELLED"))
             raise
         finally:
             self._notify()
 
-    async def _requests(self) -> AsyncIterator[pb.StreamInferRequest]:
-        """What to send; runs on grpc's task."""
-        while True:
-            while (message := self._state.next_message()) is None:
-                if self._state.sending_is_over:
-                    return
+    async def _receive(self) -> None:
+        """Receives the responses of one call; pauses while results that nobody takes are at their bound."""
+        self._open()
+        limit = self._caller.options.timeout
+        try:
+            async with asyncio.timeout(limit) as opening:
+                async for response in self._call:
+                    self._state.receive(response)
+                    if not self._state.connecting:
+                        opening.reschedule(None)
+                    self._notify()
+                    while self._state.unread_full and not self._state.ended:
+                        await self._changed()
+            self._state.end(self._deadline.remaining())
+        except grpc.RpcError as error:
+            failure = self._endpoint.translate(error, self._timeout)
+            failure.__cause__ = error
+            self._state.lose(failure, self._deadline.remaining())
+        except TimeoutError:
+            message = f"{self._endpoint.address} did not accept the stream within {limit:g} s"
+            self._state.lose(DeadlineExceeded(message, reason="STREAM_NOT_READY"), self._deadline.remaining())
+        finally:
+            self._call.cancel()
+            self._notify()
+
+    def _open(self) -> None:
+        """Begins a call."""
+        self._endpoint = self._caller.endpoint(self._lease_id)
+        self._calls += 1
+        self._call = self._endpoint.callables[STREAM_INFER.path](
+            self._requests(self._calls),
+            timeout=self._deadline.remaining(),
+            metadata=self._caller.metadata(self._lease_id),
+        )
+
+    async def _requests(self, number: int) -> AsyncIterator[pb.StreamInferRequest]:
+        """What to send on a call; runs on grpc's task."""
+        while number == self._calls:
+            message = self._state.next_message()
+            if message is not None:
+                yield message
+            elif self._state.sending_is_over:
+                return
+            else:
                 await self._changed()
-            yield message
 
 
 class _Results(AsyncIterator[data.Result]):

@@ -4,28 +4,60 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
 import grpc.aio
+from google.protobuf.message import Message
 
-from aclserve.errors import AclserveError, FailedPrecondition
+from aclserve.errors import AclserveError, FailedPrecondition, Unavailable
 from aclserve_client.errors import CallContext, error_from_rpc
-from aclserve_client.options import Deadline, Options, Retry, Timeout
-from aclserve_client.rpcs import RPCS, Step
-from aclserve_client.verbs import LEASE_KEY, Steps, T
+from aclserve_client.options import Deadline, Options, Retry, Timeout, addresses_of
+from aclserve_client.rpcs import CREATE_LEASE, RELEASE_LEASE, RPCS, Step
+from aclserve_client.verbs import LEASE_KEY, Steps, T, Watch
+
+
+class Endpoint:
+    """One address: its channel, and the callables of all RPCs by path."""
+
+    def __init__(self, address: str, channel: Any) -> None:
+        self.address = address
+        self.channel = channel
+        self.callables: dict[str, Any] = {rpc.path: rpc.bind(channel) for rpc in RPCS}
+
+    def translate(self, error: grpc.RpcError, timeout: float | None) -> AclserveError:
+        """The error that a call failed with."""
+        return error_from_rpc(error, CallContext(self.address, timeout))
 
 
 class _CallerBase:
-    """What both callers know: address, options, and the callables of the channel by path."""
+    """What both callers know: options, endpoints, which one is in use, and on which one each lease is."""
 
-    def __init__(self, address: str, options: Options, channel: Any) -> None:
-        self.address = address
+    def __init__(self, address: str | Iterable[str], options: Options, grpc_module: Any) -> None:
         self.options = options
         self._closed = False
-        self.callables: dict[str, Any] = {rpc.path: rpc.bind(channel) for rpc in RPCS}
+        arguments, credentials = options.channel_arguments(), options.credentials
+        self.endpoints: list[Endpoint] = []
+        for one in addresses_of(address):
+            if credentials is None:
+                channel = grpc_module.insecure_channel(one, arguments)
+            else:
+                channel = grpc_module.secure_channel(one, credentials, arguments)
+            self.endpoints.append(Endpoint(one, channel))
+        self._in_use = 0
+        self._homes: dict[str, Endpoint] = {}
+
+    def endpoint(self, lease_id: str = "") -> Endpoint:
+        """The lease's endpoint, otherwise the one in use."""
+        return self._homes.get(lease_id) or self.endpoints[self._in_use]
+
+    def leave(self, endpoint: Endpoint) -> None:
+        """Uses the next address from now on, unless this endpoint is not in use any more."""
+        at = self.endpoints.index(endpoint)
+        if at == self._in_use:
+            self._in_use = (at + 1) % len(self.endpoints)
 
     def metadata(self, lease_id: str) -> tuple[tuple[str, str], ...]:
         """The metadata of a call, with the lease's id if there is one."""
@@ -36,30 +68,37 @@ class _CallerBase:
         if self._closed:
             raise FailedPrecondition("the client is closed; make another one", reason="CLIENT_CLOSED")
 
-    def translate(self, error: grpc.RpcError, timeout: float | None) -> AclserveError:
-        return error_from_rpc(error, CallContext(self.address, timeout))
+    def _retry(self, step: Step, lease_id: str) -> Retry:
+        movable = not lease_id and isinstance(step.request, Message)
+        return Retry(self.options, is_read=step.rpc.is_read, elsewhere=len(self.endpoints) - 1 if movable else 0)
+
+    def _failed(self, error: AclserveError, endpoint: Endpoint) -> None:
+        if isinstance(error, Unavailable):
+            self.leave(endpoint)
+
+    def _note(self, step: Step, answer: Any, endpoint: Endpoint, lease_id: str) -> None:
+        """Remembers where a lease is, as long as there is one."""
+        if step.rpc is CREATE_LEASE:
+            self._homes[answer.lease.id] = endpoint
+        elif step.rpc is RELEASE_LEASE:
+            self._homes.pop(lease_id, None)
 
 
 class Caller(_CallerBase):
-    """Runs verbs over a grpc channel, in the calling thread."""
+    """Runs verbs over grpc channels, in the calling thread."""
 
-    def __init__(self, address: str, options: Options) -> None:
-        arguments, credentials = options.channel_arguments(), options.credentials
-        if credentials is None:
-            self._channel = grpc.insecure_channel(address, arguments)
-        else:
-            self._channel = grpc.secure_channel(address, credentials, arguments)
-        super().__init__(address, options, self._channel)
+    def __init__(self, address: str | Iterable[str], options: Options) -> None:
+        super().__init__(address, options, grpc)
 
     def close(self) -> None:
         self._closed = True
-        self._channel.close()
+        for endpoint in self.endpoints:
+            endpoint.channel.close()
 
     def run(self, steps: Steps[T], timeout: Timeout, lease_id: str = "") -> T:
         """The verb's result. `timeout` bounds all of its calls together."""
         self.check_open()
         deadline = Deadline(self.options.seconds(timeout))
-        metadata = self.metadata(lease_id)
         answer = None
         while True:
             try:
@@ -67,43 +106,60 @@ class Caller(_CallerBase):
             except StopIteration as stop:
                 result: T = stop.value
                 return result
-            answer = self._call(step, deadline, metadata)
+            answer = self._call(step, deadline, lease_id)
 
-    def _call(self, step: Step, deadline: Deadline, metadata: tuple[tuple[str, str], ...]) -> Any:
-        retry = Retry(self.options, is_read=step.rpc.is_read)
-        call = self.callables[step.rpc.path]
+    def _call(self, step: Step, deadline: Deadline, lease_id: str) -> Any:
+        retry = self._retry(step, lease_id)
+        metadata = self.metadata(lease_id)
         while True:
+            endpoint = self.endpoint(lease_id)
             try:
-                answer = call(step.request, timeout=deadline.remaining(), metadata=metadata)
-                return list(answer) if step.rpc.kind == "unary_stream" else answer
+                answer = endpoint.callables[step.rpc.path](
+                    step.request, timeout=deadline.remaining(), metadata=metadata
+                )
+                answer = list(answer) if step.rpc.kind == "unary_stream" else answer
+                self._note(step, answer, endpoint, lease_id)
+                return answer
             except grpc.RpcError as error:
-                translated = self.translate(error, deadline.timeout)
+                translated = endpoint.translate(error, deadline.timeout)
+                self._failed(translated, endpoint)
                 delay = retry.delay_after(translated, deadline.remaining())
                 if delay is None:
                     raise translated from error
             time.sleep(delay)
 
+    def watch(self, watch: Watch[T], timeout: Timeout) -> Iterator[T]:
+        """What a server streams, each message as a value, until the iterator is closed."""
+        self.check_open()
+        seconds = self.options.seconds(timeout)
+        endpoint = self.endpoint()
+        call = endpoint.callables[watch.rpc.path](watch.request, timeout=seconds, metadata=self.metadata(""))
+        try:
+            for answer in call:
+                yield watch.value(answer)
+        except grpc.RpcError as error:
+            translated = endpoint.translate(error, seconds)
+            self._failed(translated, endpoint)
+            raise translated from error
+        finally:
+            call.cancel()
+
 
 class AsyncCaller(_CallerBase):
-    """Runs verbs over a grpc.aio channel, on the event loop that it was made on."""
+    """Runs verbs over grpc.aio channels, on the event loop that it was made on."""
 
-    def __init__(self, address: str, options: Options) -> None:
-        arguments, credentials = options.channel_arguments(), options.credentials
-        if credentials is None:
-            self._channel = grpc.aio.insecure_channel(address, arguments)
-        else:
-            self._channel = grpc.aio.secure_channel(address, credentials, arguments)
-        super().__init__(address, options, self._channel)
+    def __init__(self, address: str | Iterable[str], options: Options) -> None:
+        super().__init__(address, options, grpc.aio)
 
     async def close(self) -> None:
         self._closed = True
-        await self._channel.close()
+        for endpoint in self.endpoints:
+            await endpoint.channel.close()
 
     async def run(self, steps: Steps[T], timeout: Timeout, lease_id: str = "") -> T:
         """The verb's result. `timeout` bounds all of its calls together."""
         self.check_open()
         deadline = Deadline(self.options.seconds(timeout))
-        metadata = self.metadata(lease_id)
         answer = None
         while True:
             try:
@@ -111,21 +167,41 @@ class AsyncCaller(_CallerBase):
             except StopIteration as stop:
                 result: T = stop.value
                 return result
-            answer = await self._call(step, deadline, metadata)
+            answer = await self._call(step, deadline, lease_id)
 
-    async def _call(self, step: Step, deadline: Deadline, metadata: tuple[tuple[str, str], ...]) -> Any:
-        retry = Retry(self.options, is_read=step.rpc.is_read)
-        call = self.callables[step.rpc.path]
+    async def _call(self, step: Step, deadline: Deadline, lease_id: str) -> Any:
+        retry = self._retry(step, lease_id)
+        metadata = self.metadata(lease_id)
         while True:
+            endpoint = self.endpoint(lease_id)
             try:
-                answer = call(step.request, timeout=deadline.remaining(), metadata=metadata)
-                return [part async for part in answer] if step.rpc.kind == "unary_stream" else await answer
+                call = endpoint.callables[step.rpc.path](step.request, timeout=deadline.remaining(), metadata=metadata)
+                answer = [part async for part in call] if step.rpc.kind == "unary_stream" else await call
+                self._note(step, answer, endpoint, lease_id)
+                return answer
             except grpc.RpcError as error:
-                translated = self.translate(error, deadline.timeout)
+                translated = endpoint.translate(error, deadline.timeout)
+                self._failed(translated, endpoint)
                 delay = retry.delay_after(translated, deadline.remaining())
                 if delay is None:
                     raise translated from error
             await asyncio.sleep(delay)
+
+    async def watch(self, watch: Watch[T], timeout: Timeout) -> AsyncIterator[T]:
+        """What a server streams, each message as a value, until the iterator is closed."""
+        self.check_open()
+        seconds = self.options.seconds(timeout)
+        endpoint = self.endpoint()
+        call = endpoint.callables[watch.rpc.path](watch.request, timeout=seconds, metadata=self.metadata(""))
+        try:
+            async for answer in call:
+                yield watch.value(answer)
+        except grpc.RpcError as error:
+            translated = endpoint.translate(error, seconds)
+            self._failed(translated, endpoint)
+            raise translated from error
+        finally:
+            call.cancel()
 
 
 class Background:

@@ -10,10 +10,12 @@ from pathlib import Path
 
 from aclserve.errors import AclserveError
 from aclserve_client import cli_commands as commands
+from aclserve_client import cli_top, cli_video
 from aclserve_client.cli_output import Output, UsageError, error_lines
 from aclserve_client.client import Client
-from aclserve_client.data import ExecutionMode, MemoryAttribute
+from aclserve_client.data import ExecutionMode, MemoryAttribute, ResultOrder
 from aclserve_client.options import DEFAULT_ADDRESS, Options
+from aclserve_client.stream_data import FramePolicy, Priority, StreamPreset
 
 ADDRESS_VARIABLE = "ACLSERVE_ADDRESS"
 
@@ -45,9 +47,10 @@ def _run(arguments: argparse.Namespace) -> int:
     options = Options(timeout=arguments.timeout)
     with Client(arguments.address, options) as client:
         report = arguments.command(client, arguments, output)
-    output.report(report)
+    if report is not None:
+        output.report(report)
     sys.stdout.flush()
-    return 0 if report.ok else 1
+    return 0 if report is None or report.ok else 1
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -74,9 +77,15 @@ def build_parser() -> argparse.ArgumentParser:
         "--items", type=positive_number, default=1000, metavar="N", help="items made by the server (1000)"
     )
     stream.add_argument("--pack", type=positive_number, default=8, metavar="N", help="most items in one message (8)")
-    stream.add_argument(
-        "--window", type=whole_number, default=0, metavar="N", help="most items unanswered (the server's)"
+    _add_behaviour(stream)
+    top = add("top", "watch streams, models and memory live until q; with --json, one document in each line")
+    top.set_defaults(command=cli_top.top)
+    top.add_argument(
+        "--interval", type=seconds, default=1.0, metavar="SECONDS", help="between two reports, at least 0.1 (1)"
     )
+    top.add_argument("--count", type=positive_number, metavar="N", help="end after N reports")
+    top.add_argument("--once", action="store_true", help="end after one report (as --count 1)")
+    cli_video.add_arguments(add("video", "run a model over videos and cameras"))
     _add_memory(add("memory", "show and test the memory of the device"), general)
     return parser
 
@@ -86,7 +95,10 @@ def _general() -> argparse.ArgumentParser:
     general = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     group = general.add_argument_group("general options")
     group.add_argument(
-        "--address", metavar="HOST:PORT", help=f"the server (environment: {ADDRESS_VARIABLE}; {DEFAULT_ADDRESS})"
+        "--address",
+        metavar="HOST:PORT",
+        help=f"the server; several, with commas, stand in for each other "
+        f"(environment: {ADDRESS_VARIABLE}; {DEFAULT_ADDRESS})",
     )
     group.add_argument("--timeout", type=seconds, metavar="SECONDS", help="for each call; 'none' for no limit (30)")
     group.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
@@ -138,6 +150,25 @@ def _add_inputs(parser: argparse.ArgumentParser, text: str) -> None:
         default=[],
         metavar="NAME=D,D,...",
         help="an input's shape, for --zeros and --random where more than the rows vary",
+    )
+
+
+def _add_behaviour(parser: argparse.ArgumentParser) -> None:
+    """How a stream behaves."""
+    parser.add_argument(
+        "--window", type=whole_number, default=0, metavar="N", help="most items unanswered (the server's)"
+    )
+    for name, choices, text in (
+        ("preset", StreamPreset, "settings that go together; options beside it win"),
+        ("policy", FramePolicy, "what to do with items that come too fast (wait)"),
+        ("order", ResultOrder, "of the results (completion)"),
+        ("priority", Priority, "against other streams (normal)"),
+    ):
+        known = [choice.value for choice in choices if choice.value != "unspecified"]
+        parser.add_argument(f"--{name}", choices=known, default="unspecified", help=text)
+    parser.add_argument("--max-age", type=seconds, metavar="SECONDS", help="drop items that waited longer (no limit)")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on when the server goes away or is lost, at the next address"
     )
 
 

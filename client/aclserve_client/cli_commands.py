@@ -23,7 +23,6 @@ from aclserve_client.data import (
     Inputs,
     ModelDescription,
     Result,
-    ResultOrder,
     TensorSpec,
     Timing,
 )
@@ -190,14 +189,28 @@ def stream(client: Client, arguments: Namespace, output: Output) -> Report:
     with (
         output.progress(model.name, count) as advance,
         client.stream(
-            arguments.model, arguments.model_version, order=ResultOrder.COMPLETION, max_pending=arguments.window
+            arguments.model,
+            arguments.model_version,
+            preset=arguments.preset,
+            policy=arguments.policy,
+            order=arguments.order,
+            priority=arguments.priority,
+            max_pending=arguments.window,
+            max_age=arguments.max_age,
+            resume=arguments.resume,
         ) as items,
     ):
         for result in items.map(timed(), pack=arguments.pack):
             measured.add(result, time.perf_counter() - sent_at.pop(result.id))
             advance()
-        window = items.window
-    return measured.report(model, time.perf_counter() - begin, window, arguments.pack)
+        settings = {
+            "policy": items.policy,
+            "order": items.order,
+            "window": items.window,
+            "pack": arguments.pack,
+            "resumptions": items.resumptions,
+        }
+    return measured.report(model, time.perf_counter() - begin, settings)
 
 
 class _Measured:
@@ -208,11 +221,15 @@ class _Measured:
         self._batch_rows: Counter[int] = Counter()
         self._server_ns = np.zeros(5)
         self._errors: Counter[str] = Counter()
+        self._drops: Counter[str] = Counter()
         self._rows = 0
 
     def add(self, result: Result, latency_s: float) -> None:
         if result.error is not None:
             self._errors[result.error.reason] += 1
+            return
+        if result.dropped is not None:
+            self._drops[result.dropped.reason] += 1
             return
         self._latencies_s.append(latency_s)
         self._rows += max((len(array) if array.ndim else 1 for array in result.outputs.values()), default=1)
@@ -220,24 +237,25 @@ class _Measured:
             self._batch_rows[result.timing.batch_rows] += 1
             self._server_ns += tuple(getattr(result.timing, f"{part}_ns") for part in _TIMED)
 
-    def report(self, model: ModelDescription, seconds: float, window: int, pack: int) -> Report:
-        succeeded, failed = len(self._latencies_s), self._errors.total()
+    def report(self, model: ModelDescription, seconds: float, settings: dict[str, Any]) -> Report:
+        succeeded, failed, dropped = len(self._latencies_s), self._errors.total(), self._drops.total()
         rows = self._rows if model.batching is Batching.ROWS else succeeded
         document = {
             "model": model.name,
             "version": model.version,
-            "items": succeeded + failed,
+            "items": succeeded + failed + dropped,
             "succeeded": succeeded,
             "failed": failed,
+            "dropped": dropped,
             "errors": dict(self._errors),
+            "drops": dict(self._drops),
             "seconds": round(seconds, 4),
             "items_per_second": round(succeeded / seconds, 2),
             "rows_per_second": round(rows / seconds, 2),
             "latency_ms": self._latency_ms(),
             "server_mean_ms": self._server_mean_ms(),
             "items_by_batch_rows": {str(size): count for size, count in sorted(self._batch_rows.items())},
-            "window": window,
-            "pack": pack,
+            **settings,
         }
         return Report(document, [_stream_table(document)], ok=not failed)
 
@@ -257,13 +275,21 @@ def _stream_table(document: dict[str, Any]) -> Table:
         return ", ".join(f"{name} {value:g}" for name, value in values.items())
 
     facts = [
-        ("items", f"{document['succeeded']} answered, {document['failed']} failed, in {document['seconds']} s"),
+        (
+            "items",
+            f"{document['succeeded']} answered, {document['failed']} failed, {document['dropped']} dropped, "
+            f"in {document['seconds']} s",
+        ),
         ("throughput", f"{document['items_per_second']} items/s, {document['rows_per_second']} rows/s"),
         ("latency, ms", pairs(document["latency_ms"])),
         ("on the server, mean ms", pairs(document["server_mean_ms"])),
         ("items by rows of their batch", ", ".join(f"{n}: {c}" for n, c in document["items_by_batch_rows"].items())),
+        ("policy, order of results", f"{document['policy']}, {document['order']}"),
         ("window, items a message", f"{document['window']}, up to {document['pack']}"),
     ]
+    if document["resumptions"]:
+        facts.append(("opened again", f"{document['resumptions']} times"))
+    facts += [(f"dropped as {reason}", str(count)) for reason, count in document["drops"].items()]
     facts += [(f"failed with {reason}", str(count)) for reason, count in document["errors"].items()]
     return Table(f"{document['model']} version {document['version']}", ("", ""), facts)
 

@@ -65,8 +65,8 @@ class Output:
             console.print(note, soft_wrap=True)
 
     @contextmanager
-    def progress(self, description: str, total: int) -> Iterator[Callable[[], None]]:
-        """A progress bar; the function it gives advances it by one."""
+    def progress(self, description: str, total: int | None) -> Iterator[Callable[[], None]]:
+        """A progress bar; the function it gives advances it by one. `total` is None where it is not known."""
         if self._as_json:
             yield lambda: None
             return

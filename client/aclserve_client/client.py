@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,6 +14,7 @@ from aclserve.errors import AclserveError, FailedPrecondition, NotFound
 from aclserve_client import data, verbs
 from aclserve_client.calls import Caller
 from aclserve_client.options import DEFAULT, DEFAULT_ADDRESS, Options, Timeout
+from aclserve_client.stream_data import FramePolicy, Priority, StreamPreset, StreamsReport
 from aclserve_client.sync_stream import Stream
 from aclserve_client.verbs import RENEWALS_PER_TTL, Source, SourceLike, buffer_id
 
@@ -21,13 +22,16 @@ logger = logging.getLogger(__name__)
 
 
 class Client:
-    """A connection to one aclserve server. Thread-safe. Use it in `with`, or call `close`.
+    """A connection to an aclserve server. Thread-safe. Use it in `with`, or call `close`.
+
+    Several addresses ("host:port,host:port", or several texts) are servers that stand in for each other: one is in use
+    until it is unavailable, then the next. What a lease holds stays on the server that gave it.
 
     Nothing is connected before the first call. Every call takes a `timeout` in seconds, by default `Options.timeout`,
     and raises the errors of `aclserve.errors`, the same classes that the server raised.
     """
 
-    def __init__(self, address: str = DEFAULT_ADDRESS, options: Options | None = None) -> None:
+    def __init__(self, address: str | Iterable[str] = DEFAULT_ADDRESS, options: Options | None = None) -> None:
         self._caller = Caller(address, options or Options())
 
     def __enter__(self) -> Self:
@@ -125,6 +129,7 @@ class Client:
         id: str = "",
         max_wait: float | None = None,
         capture_time_ns: int | None = None,
+        priority: Priority | str = Priority.UNSPECIFIED,
         lease: Lease | str | None = None,
         timeout: Timeout = DEFAULT,
     ) -> data.Result:
@@ -133,7 +138,7 @@ class Client:
         For a model that batches, axis 0 of every input counts rows. `max_wait` bounds, in seconds, the wait for the
         execution to begin. Inputs or outputs in buffers need their `lease`.
         """
-        item = data.Item(inputs, id, model, version, outputs, max_wait, capture_time_ns)
+        item = data.Item(inputs, id, model, version, outputs, max_wait, capture_time_ns, priority)
         return self._caller.run(verbs.infer(item), timeout, lease_id(lease))
 
     def stream(
@@ -141,19 +146,50 @@ class Client:
         model: str = "",
         version: int = 0,
         *,
+        preset: StreamPreset | str = StreamPreset.UNSPECIFIED,
+        policy: FramePolicy | str = FramePolicy.UNSPECIFIED,
         order: data.ResultOrder | str = data.ResultOrder.UNSPECIFIED,
+        priority: Priority | str = Priority.UNSPECIFIED,
         max_pending: int = 0,
+        max_pending_bytes: int = 0,
+        max_age: float | None = None,
+        resume: bool = False,
         lease: Lease | str | None = None,
         timeout: Timeout = None,
     ) -> Stream:
         """A stream of items; use it in `with`.
 
-        `model` may be empty when every item names one. `max_pending` bounds the items that are sent and not answered; 0
-        means the server's limit. `timeout` is for the stream as a whole; it becomes ready within `Options.timeout`.
+        `model` may be empty when every item names one. `preset` "file" or "live" chooses the settings that go together;
+        `policy`, `order` and `max_age` (seconds) set beside it win. `max_pending` and `max_pending_bytes` bound what is
+        sent and not answered; 0 means the server's limit. `timeout` is for the stream as a whole; it becomes ready
+        within `Options.timeout`.
+
+        With `resume=True` a stream whose server goes away or is lost is opened again, at the next of the client's
+        addresses (at the same one where it has one), and the items that were not answered are sent again. Each item
+        still gets one result, but one whose answer was lost may have run twice. What a server going away has accepted
+        it answers first. `Options.resume_attempts` and `resume_timeout` bound the attempts; then the stream raises the
+        last error. Items in buffers cannot be resumed. An item's own error is its answer, and is not tried again.
         """
         options = self._caller.options
-        state = verbs.stream_state(model, version, order, max_pending, options)
+        state = verbs.stream_state(
+            options,
+            model=model,
+            version=version,
+            preset=preset,
+            policy=policy,
+            order=order,
+            priority=priority,
+            max_pending=max_pending,
+            max_pending_bytes=max_pending_bytes,
+            max_age=max_age,
+            resume=resume,
+            lease=lease_id(lease),
+        )
         return Stream(self._caller, state, lease_id(lease), options.seconds(timeout))
+
+    def watch_streams(self, interval: float = 1.0, *, timeout: Timeout = None) -> Iterator[StreamsReport]:
+        """What the server's streams and models do, every `interval` seconds (at least 0.1), until it is given up."""
+        return self._caller.watch(verbs.watch_streams(interval), timeout)
 
     def lease(self, ttl: float | None = None, *, timeout: Timeout = DEFAULT) -> Lease:
         """A lease on server memory; use it in `with`. `ttl` in seconds, None for the server's own choice."""

@@ -161,8 +161,12 @@ def _priority(priority: stream_data.Priority | str) -> Any:
 
 def inline_bytes(item: data.Item) -> int:
     """Bytes of the inputs that travel with the item: what counts in a window of bytes."""
-    arrays = (value.array if isinstance(value, data.Typed) else value for value in item.inputs.values())
-    return sum(array.nbytes for array in arrays if isinstance(array, np.ndarray | np.generic))
+    size = 0
+    for value in item.inputs.values():
+        array = value.array if isinstance(value, data.Typed) else value
+        if isinstance(array, _ARRAYS):
+            size += array.nbytes
+    return size
 
 
 def size_bound(item: data.Item) -> int:
@@ -170,13 +174,14 @@ def size_bound(item: data.Item) -> int:
     size = 128 + 4 * (len(item.id) + len(item.model))
     for name, value in item.inputs.items():
         array = value.array if isinstance(value, data.Typed) else value
-        inline = array.nbytes + 10 * array.ndim if isinstance(array, np.ndarray | np.generic) else _MADE_BYTES
+        inline = array.nbytes + 10 * array.ndim if isinstance(array, _ARRAYS) else _MADE_BYTES
         size += 64 + 4 * len(name) + inline
     if item.outputs is not None:
         size += sum(_MADE_BYTES + 4 * len(name) for name in item.outputs)
     return size
 
 
+_ARRAYS = (np.ndarray, np.generic)
 _MADE_BYTES = 512
 """Room for a tensor or output whose bytes are elsewhere: ids, offsets, at most 32 dimensions."""
 
@@ -291,6 +296,7 @@ def description_from_wire(description: model_pb2.ModelDescription) -> data.Model
         work_bytes=description.work_bytes,
         weight_bytes=description.weight_bytes,
         sample_json=description.sample_json,
+        parameters=dict(description.parameters),
     )
 
 

@@ -305,7 +305,10 @@ class Gear:
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """Everything about one loaded model. `max_rows` is for one item; `slots` counts preallocated datasets."""
+    """Everything about one loaded model. `max_rows` is for one item; `slots` counts preallocated datasets.
+
+    `parameters` is what the model's configuration states under that name.
+    """
 
     name: str
     version: int
@@ -324,6 +327,7 @@ class ModelDescription:
     work_bytes: int
     weight_bytes: int
     sample_json: str
+    parameters: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -140,6 +140,11 @@ def _error_without_details(code: int, text: str, context: CallContext) -> Aclser
         return ResourceExhausted(
             f"{_shorten(text)}; both Options.max_message_bytes and the server's limit apply", reason="MESSAGE_TOO_LARGE"
         )
+    if cls is Internal and "error from core" in lower:  # grpc.aio, when a stream ends while it is sending a message
+        return Unavailable(
+            f"{context.address} ended the call while a message was being sent, and its reason is lost; try again",
+            reason="CONNECTION_LOST",
+        )
     name = cls.code_name if cls is not AclserveError else "UNKNOWN"
     return cls(_shorten(text) or f"{context.address} answered {name}", reason=name)
 

@@ -72,8 +72,10 @@ class Options:
     metadata: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        sizes = ("max_message_bytes", "chunk_bytes", "pack_bytes", "pack_items", "max_unread_results")
-        sizes += ("retry_attempts", "resume_attempts")
+        sizes = [
+            *("max_message_bytes", "chunk_bytes", "pack_bytes", "pack_items"),
+            *("retry_attempts", "resume_attempts", "max_unread_results"),
+        ]
         wrong = [f"{name} must be 1 or more, got {getattr(self, name)}" for name in sizes if getattr(self, name) < 1]
         for name in ("timeout", "resume_timeout", "keepalive_time", "keepalive_timeout"):
             value = getattr(self, name)
@@ -134,7 +136,7 @@ UNTOUCHED = frozenset({"CONNECTION_FAILED", "SERVER_GOING_AWAY"})
 
 
 class Retry:
-    """Counts the attempts of one call and tells whether to try again. `elsewhere`: other addresses that may be tried."""
+    """Counts the attempts of one call and tells whether to try again. `elsewhere`: other addresses there are."""
 
     def __init__(self, options: Options, *, is_read: bool, elsewhere: int = 0) -> None:
         self._left = options.retry_attempts - 1 if is_read else 0

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from aclserve.errors import AclserveError, Unavailable
+from aclserve.errors import AclserveError, InvalidArgument, Unavailable
+from aclserve_client import data
 from aclserve_client.options import Deadline, Options
 
 MAX_BACKOFF_S = 5.0
@@ -19,6 +20,16 @@ and the client's own for a server that does not answer a stream's configuration.
 def is_resumable(error: AclserveError) -> bool:
     """True where the server was lost, and where it says itself that another attempt may succeed."""
     return isinstance(error, Unavailable) or error.retry_delay is not None or error.reason in _BREAKS
+
+
+def check_resumable(item: data.Item) -> None:
+    """Raises `InvalidArgument`, reason NOT_RESUMABLE, for an item whose data is on one server only."""
+    outputs = item.outputs.values() if isinstance(item.outputs, Mapping) else ()
+    if any(isinstance(value, data.BufferRef) for value in (*item.inputs.values(), *outputs)):
+        raise InvalidArgument(
+            "a stream with resume=True takes no buffers as inputs or outputs: they are on one server only",
+            reason="NOT_RESUMABLE",
+        )
 
 
 class Resumption:
@@ -51,8 +62,8 @@ class Resumption:
         """The stream became ready; from now on it is `resume_timeout` that bounds an interruption."""
         self._opening_timeout = self._timeout
 
-    def delay_after(self, error: AclserveError) -> float | None:
-        """Seconds to wait before the next attempt; None when there shall be none.
+    def delay_after(self, error: AclserveError, remaining: float | None = None) -> float | None:
+        """Seconds to wait before the next attempt; None when there shall be none, or no time is left for one.
 
         The server's own wish counts; the hand-over of a server that goes away needs no wait; otherwise each wait is up
         to twice the one before, and by chance shorter, so that many clients do not come at the same time.
@@ -67,7 +78,5 @@ class Resumption:
         else:
             backoff = min(self._first_backoff * 2 ** min(self._failures - 1, 16), MAX_BACKOFF_S)
             delay = backoff * (0.5 + self._jitter() / 2)
-        remaining = self._deadline.remaining()
-        if self._failures > self._attempts or (remaining is not None and delay >= remaining):
-            return None
-        return delay
+        limits = [limit for limit in (remaining, self._deadline.remaining()) if limit is not None]
+        return None if self._failures > self._attempts or any(delay >= limit for limit in limits) else delay

@@ -4,13 +4,13 @@ States: opening (the configuration is sent, `ready` not yet there), open, finish
 away (the server takes no more), lost (to be opened again; only with `resumption`), ended (the last word is in).
 `StreamState` is told what the caller wants (`add`, `cancel`, `finish`) and what the server said (`receive`, `end`,
 `lose`), and tells what to send (`next_message`) and what to hand out (`take`). Whoever drives it calls it from one
-thread at a time, opens the stream again when `resume_after` says so, and calls `reopen` before that.
+thread at a time, opens the stream again when `resume_after` says so, and calls `reopen` before that. `remaining` is
+what is left of the stream's own time, in seconds, None for no limit.
 
 Invariants, each with a test:
 - Items that wait here or are on their way are never more than the window, in items and in bytes, when another one is
   added; and items on their way never more than the window when another one leaves, also after the window shrank. One
-  item is always admitted, however large. Where the frame policy drops items the server must see those that are too
-  many, so there as many again may be on their way, at least `_AHEAD_ITEMS`.
+  item is always admitted, however large.
 - Items leave in the order they were added; those that wait together leave together, up to `pack_items` and `pack_bytes`
   a message; one that is larger alone than `pack_bytes` travels alone.
 - Every item that was added gets exactly one result, unless the stream breaks: then its error is raised instead. Items
@@ -25,7 +25,7 @@ Invariants, each with a test:
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from aclserve.errors import (
@@ -41,19 +41,17 @@ from aclserve.errors import (
 from aclserve.v1 import model_pb2 as pb
 from aclserve_client import convert, data
 from aclserve_client.options import Options
-from aclserve_client.resume import Resumption, is_resumable
+from aclserve_client.resume import Resumption, check_resumable, is_resumable
 from aclserve_client.stream_data import StreamSummary
+from aclserve_client.window import Load, Window
 
 _ITEM_OVERHEAD_BYTES = 16
 """Room for an item's tag and length, and for the message around it."""
 
-_AHEAD_ITEMS = 32
-"""Items beyond the window that may be on their way where the frame policy drops."""
-
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    """An item that is not answered. `size_bytes` bounds its message's size; `message` is kept as long as it may leave."""
+    """An item that is not answered. `message` is there as long as it may leave, and not above `size_bytes`."""
 
     id: str
     message: pb.InferItem | None
@@ -74,20 +72,20 @@ class StreamState:
         self.ended = False
         self.finished = False
         self.pack_items = options.pack_items
-        self.window = 0
-        self.window_bytes = 0
+        self.window = Window()
         self.resume_after: float | None = None
         self.resumptions = 0
         self._config = config
         self._resumption = resumption
-        self._connecting = True
+        self.connecting = True
         self._configured = False
         self._pack_bytes = options.pack_bytes
         self._max_message_bytes = options.max_message_bytes
         self._max_unread = options.max_unread_results
         self._outgoing: deque[_Entry | pb.CancelItems] = deque()
         self._pending: dict[str, _Entry] = {}
-        self._pending_bytes = self._away_items = self._away_bytes = 0
+        self._added = Load()
+        self._away = Load()
         self._unread: deque[data.Result] = deque()
         self._outcomes: Counter[str] = Counter()
         self._next_position = 0
@@ -101,31 +99,15 @@ class StreamState:
         return len(self._pending)
 
     @property
-    def _drops(self) -> bool:
-        return self.ready is not None and self.ready.policy > pb.FRAME_POLICY_WAIT
-
-    @property
-    def _limit(self) -> int:
-        """Items that may be pending at a time."""
-        return self.window + max(self.window, _AHEAD_ITEMS) if self._drops else self.window
-
-    def _fits(self, inline_bytes: int, items: int, used_bytes: int) -> bool:
-        """Whether an item may join so many items of so many bytes."""
-        if items >= self._limit:
-            return False
-        limit = 2 * self.window_bytes if self._drops else self.window_bytes
-        return not items or not limit or used_bytes + inline_bytes <= limit
-
-    @property
     def free(self) -> int:
         """Items that may be added now, as far as their number is concerned."""
-        return 0 if self.unread_full else max(0, self._limit - self.pending)
+        return 0 if self.unread_full else max(0, self.window.limit - self.pending)
 
     def has_room(self, count: int) -> bool:
         """True when about `count` items may be added at once and no result waits to be taken first."""
         if self._unread or self.ended or (self.going_away and self._resumption is None):
             return False
-        return self.free >= min(count, max(1, self._limit // 2))
+        return self.free >= min(count, max(1, self.window.limit // 2))
 
     @property
     def unread(self) -> int:
@@ -134,7 +116,7 @@ class StreamState:
     @property
     def unread_full(self) -> bool:
         """So many results wait to be taken that nothing more should be read or sent."""
-        return self.unread >= max(self._max_unread, 2 * self.window)
+        return self.unread >= max(self._max_unread, 2 * self.window.items)
 
     def check_sendable(self) -> None:
         """Raises what keeps an item from being sent at all, now and later."""
@@ -157,7 +139,7 @@ class StreamState:
                     reason="RESULTS_NOT_READ",
                 )
             return False
-        return self._fits(convert.inline_bytes(item), self.pending, self._pending_bytes)
+        return self.window.fits(self._added, convert.inline_bytes(item))
 
     def add(self, item: data.Item) -> str:
         """Takes one item, which `admits` must have admitted, and returns its id: the given one, or its position.
@@ -167,7 +149,7 @@ class StreamState:
         is to be resumed; the stream goes on.
         """
         if self._resumption is not None:
-            _check_resumable(item)
+            check_resumable(item)
         size = convert.size_bound(item)
         message = pb.InferItem(**convert.item_fields(item))
         if not message.id:
@@ -178,7 +160,7 @@ class StreamState:
             self._check_size(message)
         self._next_position += 1
         entry = self._pending[message.id] = _Entry(message.id, message, size, convert.inline_bytes(item))
-        self._pending_bytes += entry.inline_bytes
+        self._added.add(entry.inline_bytes)
         self._outgoing.append(entry)
         return entry.id
 
@@ -226,7 +208,7 @@ class StreamState:
         if not self._configured:
             self._configured = True
             return pb.StreamInferRequest(config=self._config)
-        if not self._outgoing or self._connecting:
+        if not self._outgoing or self.connecting:
             return None
         head = self._outgoing[0]
         if isinstance(head, pb.CancelItems):
@@ -244,14 +226,13 @@ class StreamState:
             if isinstance(entry, pb.CancelItems):
                 break
             room -= entry.size_bytes
-            if (items and room < 0) or not self._fits(entry.inline_bytes, self._away_items, self._away_bytes):
+            if (items and room < 0) or not self.window.fits(self._away, entry.inline_bytes):
                 break
             self._outgoing.popleft()
             assert entry.message is not None
             items.append(entry.message)
             entry.on_its_way = True
-            self._away_items += 1
-            self._away_bytes += entry.inline_bytes
+            self._away.add(entry.inline_bytes)
             if self._resumption is None:
                 entry.message = None
         return items
@@ -266,65 +247,63 @@ class StreamState:
             case "results":
                 for message in response.results.results:
                     self._answer(_result(message))
+                if self._resumption is not None:
+                    self._resumption.progress()
             case "window":
-                self._set_window(response.window.max_pending_items, response.window.max_pending_bytes)
+                self.window.set(response.window.max_pending_items, response.window.max_pending_bytes)
             case "going_away":
                 self.going_away = True
                 self.last_accepted_id = response.going_away.last_accepted_id
-            case "summary":
+            case "summary" if self._resumption is None:
                 self.summary = convert.summary_from_wire(response.summary)
 
     def _open(self, ready: pb.StreamReady) -> None:
         if self.ready is not None:
             self.resumptions += 1
         self.ready = ready
-        self._connecting = False
-        self._set_window(ready.max_pending_items, ready.max_pending_bytes)
+        self.connecting = False
+        self.window.drops = ready.policy > pb.FRAME_POLICY_WAIT
+        self.window.set(ready.max_pending_items, ready.max_pending_bytes)
         if self._resumption is not None:
             self._resumption.opened()
             if not self._pending:
                 self._resumption.progress()
-
-    def _set_window(self, items: int, size_bytes: int) -> None:
-        self.window, self.window_bytes = max(1, items), size_bytes
 
     def _answer(self, result: data.Result) -> None:
         """Hands out the one result of an item; an answer to an item that is not pending is none."""
         entry = self._pending.pop(result.id, None)
         if entry is None:
             return
-        self._pending_bytes -= entry.inline_bytes
+        self._added.remove(entry.inline_bytes)
         if entry.on_its_way:
-            self._away_items -= 1
-            self._away_bytes -= entry.inline_bytes
+            self._away.remove(entry.inline_bytes)
         self._unread.append(result)
         if self._resumption is not None:
-            self._resumption.progress()
             self._outcomes[result.dropped.reason if result.dropped else "failed" if result.error else "succeeded"] += 1
 
-    def end(self) -> None:
+    def end(self, remaining: float | None = None) -> None:
         """The server ended the stream with OK. What it left unanswered is answered here, or by the next server."""
         if self.ended or self.lost:
             return
         if self._resumption is not None and self.going_away:
-            self._lose(self._unlooked_at(), self._resumption)
+            self._lose(self._unlooked_at(), self._resumption, remaining)
             return
         for item_id in list(self._pending):
             self._answer(data.Result(id=item_id, error=self._unanswered(item_id)))
         self._conclude()
 
-    def lose(self, error: AclserveError) -> None:
+    def lose(self, error: AclserveError, remaining: float | None = None) -> None:
         """The stream broke. It is to be opened again where that was asked for and may help; otherwise it fails."""
         if self.ended or self.lost:
             return
         if self._resumption is not None and is_resumable(error):
-            self._lose(error, self._resumption)
+            self._lose(error, self._resumption, remaining)
         else:
             self.fail(error)
 
-    def _lose(self, error: AclserveError, resumption: Resumption) -> None:
-        self._connecting, self._configured = True, False
-        self._away_items = self._away_bytes = 0
+    def _lose(self, error: AclserveError, resumption: Resumption, remaining: float | None) -> None:
+        self.connecting, self._configured = True, False
+        self._away.clear()
         self._outgoing.clear()
         for entry in list(self._pending.values()):
             entry.on_its_way = False
@@ -336,7 +315,7 @@ class StreamState:
         if self.finished and not self._pending:
             self._conclude()
             return
-        self.resume_after = resumption.delay_after(error)
+        self.resume_after = resumption.delay_after(error, remaining)
         if self.resume_after is None:
             error.add_note(f"the stream was lost {resumption.failures} times in a row and is given up")
             self.fail(error)
@@ -411,12 +390,3 @@ def group_size(pack: int, window: int) -> int:
     if pack < 1:
         raise InvalidArgument(f"pack must be 1 or more, got {pack}", reason="OPTIONS_INVALID")
     return min(pack, max(1, window // 2))
-
-
-def _check_resumable(item: data.Item) -> None:
-    outputs = item.outputs.values() if isinstance(item.outputs, Mapping) else ()
-    if any(isinstance(value, data.BufferRef) for value in (*item.inputs.values(), *outputs)):
-        raise InvalidArgument(
-            "a stream with resume=True takes no buffers as inputs or outputs: they are on one server only",
-            reason="NOT_RESUMABLE",
-        )

@@ -20,43 +20,44 @@ from aclserve.errors import AclserveError, Cancelled, DeadlineExceeded, FailedPr
 from aclserve.v1 import model_pb2 as pb
 from aclserve_client import data
 from aclserve_client.calls import Caller
+from aclserve_client.options import Deadline
 from aclserve_client.rpcs import STREAM_INFER
+from aclserve_client.stream_data import Priority
+from aclserve_client.stream_facts import StreamFacts
 from aclserve_client.streams import StreamState, as_item, group_size
 
 _RECHECK_S = 1.0
 """How often a sender that waits for another thread's reading looks whether that thread is still alive."""
 
 
-class Stream:
+class Stream(StreamFacts):
     """A stream of items to the server and of results back; use it in `with`. Thread-safe.
 
     At the end of the block a stream that has not ended is cancelled: call `finish` and read `results` to their end to
-    have every item answered, or use `map`.
+    have every item answered, or use `map`. For a live source send and read in two threads: `map` reads its source up to
+    a window ahead of the results.
     """
 
     def __init__(self, caller: Caller, state: StreamState, lease_id: str, timeout: float | None) -> None:
         self._caller = caller
         self._lease_id = lease_id
         self._timeout = timeout
+        self._deadline = Deadline(timeout)
         self._state = state
-        self._changed = threading.Condition(threading.Lock())  # guards _state, _receiving and _reader
+        self._changed = threading.Condition(threading.Lock())  # guards all that follows, and _state
         self._receiving = False
         self._reader: threading.Thread | None = None
         self._call: Any = None
+        self._calls = 0
+        self._endpoint = caller.endpoint(lease_id)
+        self._watchdog: threading.Timer | None = None
 
     def __enter__(self) -> Self:
         self._caller.check_open()
-        metadata = self._caller.metadata(self._lease_id)
-        self._call = self._caller.callables[STREAM_INFER.path](
-            self._requests(), timeout=self._timeout, metadata=metadata
-        )
-        limit = self._caller.options.timeout
-        watchdog = None if limit is None else threading.Timer(limit, self._give_up_opening, (limit,))
+        self._deadline = Deadline(self._timeout)
         try:
-            if watchdog is not None:
-                watchdog.daemon = True
-                watchdog.start()
             with self._changed:
+                self._open()
                 while self._state.ready is None and not self._state.ended:
                     self._advance()
                 if self._state.ready is None:
@@ -64,9 +65,6 @@ class Stream:
         except BaseException:
             self._close()
             raise
-        finally:
-            if watchdog is not None:
-                watchdog.cancel()
         return self
 
     def __exit__(
@@ -78,35 +76,32 @@ class Stream:
         with self._changed:
             self._state.fail(Cancelled("the stream was closed", reason="STREAM_CLOSED"))
             self._changed.notify_all()
-        self._call.cancel()
+            if self._watchdog is not None:
+                self._watchdog.cancel()
+            self._call.cancel()
 
-    def _give_up_opening(self, limit: float) -> None:
+    def _open(self) -> None:
+        """Holding `_changed`: begins a call, which must become ready within `Options.timeout`."""
+        self._endpoint = self._caller.endpoint(self._lease_id)
+        self._calls += 1
+        self._call = self._endpoint.callables[STREAM_INFER.path](
+            self._requests(self._calls),
+            timeout=self._deadline.remaining(),
+            metadata=self._caller.metadata(self._lease_id),
+        )
+        limit = self._caller.options.timeout
+        if limit is not None:
+            self._watchdog = threading.Timer(limit, self._give_up_opening, (self._calls, limit))
+            self._watchdog.daemon = True
+            self._watchdog.start()
+
+    def _give_up_opening(self, number: int, limit: float) -> None:
         with self._changed:
-            if self._state.ready is not None:
+            if number != self._calls or not self._state.connecting:
                 return
-            message = f"{self._caller.address} did not accept the stream within {limit:g} s"
-            self._state.fail(DeadlineExceeded(message, reason="STREAM_NOT_READY"))
-        self._call.cancel()
-
-    @property
-    def window(self) -> int:
-        """Items that may be sent and not answered at a time."""
-        return self._state.window
-
-    @property
-    def going_away(self) -> bool:
-        """True when the server shuts down: it answers what it has accepted and takes no more."""
-        return self._state.going_away
-
-    @property
-    def last_accepted_id(self) -> str:
-        """When going away: the last item that the server accepted."""
-        return self._state.last_accepted_id
-
-    @property
-    def summary(self) -> data.StreamSummary | None:
-        """The server's totals; there when `results` have ended."""
-        return self._state.summary
+            message = f"{self._endpoint.address} did not accept the stream within {limit:g} s"
+            self._state.lose(DeadlineExceeded(message, reason="STREAM_NOT_READY"), self._deadline.remaining())
+            self._call.cancel()
 
     def send(
         self,
@@ -118,30 +113,32 @@ class Stream:
         outputs: data.OutputChoice = None,
         max_wait: float | None = None,
         capture_time_ns: int | None = None,
+        priority: Priority | str = Priority.UNSPECIFIED,
     ) -> str:
         """Sends one item, after waiting for room in the window, and returns its id (its position where none is given).
 
         `max_wait` bounds, in seconds, the wait for the execution to begin. Results that arrive meanwhile are kept for
         `results`, at most `Options.max_unread_results` or twice the window where nobody else reads them.
         """
-        return self.send_many([data.Item(inputs, id, model, version, outputs, max_wait, capture_time_ns)])[0]
+        item = data.Item(inputs, id, model, version, outputs, max_wait, capture_time_ns, priority)
+        return self.send_many([item])[0]
 
     def send_many(self, items: Iterable[data.Inputs | data.Item]) -> list[str]:
         """Sends items together, as many in one message as there is room for; returns their ids."""
         waiting = [as_item(item) for item in items]
         ids: list[str] = []
         with self._changed:
-            while len(ids) < len(waiting):
-                while not self._state.admits(reading_elsewhere=self._reading_elsewhere()):
-                    if self._state.unread_full:
-                        self._changed.wait(_RECHECK_S)
-                    else:
-                        self._advance()
-                try:
-                    for item in waiting[len(ids) : len(ids) + self._state.free]:
-                        ids.append(self._state.add(item))
-                finally:
-                    self._changed.notify_all()
+            try:
+                for item in waiting:
+                    while not self._state.admits(item, reading_elsewhere=self._reading_elsewhere()):
+                        self._changed.notify_all()
+                        if self._state.unread_full:
+                            self._changed.wait(_RECHECK_S)
+                        else:
+                            self._advance()
+                    ids.append(self._state.add(item))
+            finally:
+                self._changed.notify_all()
         return ids
 
     def cancel(self, ids: Iterable[str]) -> None:
@@ -210,41 +207,70 @@ class Stream:
         return reader is not None and reader is not threading.current_thread() and reader.is_alive()
 
     def _advance(self) -> None:
-        """Holding `_changed`: receives one response, or waits until the thread that is receiving has one."""
+        """Holding `_changed`: takes one step towards the next result, or waits for the thread that is at it."""
         if self._call is None:
             raise FailedPrecondition("the stream is not open; use it in `with`", reason="STREAM_NOT_OPEN")
         if self._receiving:
             self._changed.wait()
             return
         self._receiving = True
-        self._changed.release()
+        try:
+            if self._state.lost:
+                self._reopen()
+            else:
+                self._receive()
+        finally:
+            self._receiving = False
+            self._changed.notify_all()
+
+    def _receive(self) -> None:
+        """Receives one response. Holds `_changed`, but not while it waits."""
         response: pb.StreamInferResponse | None = None
         failure: AclserveError | None = None
+        self._changed.release()
         try:
             response = next(self._call, None)
         except grpc.RpcError as error:
-            failure = self._caller.translate(error, self._timeout)
+            failure = self._endpoint.translate(error, self._timeout)
             failure.__cause__ = error
         finally:
             self._changed.acquire()
-            self._receiving = False
-            self._changed.notify_all()
         if failure is not None:
-            self._state.fail(failure)
+            self._state.lose(failure, self._deadline.remaining())
         elif response is None:
-            self._state.end()
+            self._state.end(self._deadline.remaining())
         else:
             self._state.receive(response)
+        if self._watchdog is not None and (response is None or not self._state.connecting):
+            self._watchdog.cancel()
+        if self._state.lost:
+            self._caller.leave(self._endpoint)
 
-    def _requests(self) -> Iterator[pb.StreamInferRequest]:
-        """What to send; runs on grpc's thread."""
-        while True:
-            with self._changed:
-                while (message := self._state.next_message()) is None:
-                    if self._state.sending_is_over:
-                        return
-                    self._changed.wait()
+    def _reopen(self) -> None:
+        """Opens a lost stream again, after its wait. Holds `_changed`, but not while it waits."""
+        self._changed.wait_for(lambda: self._state.ended, self._state.resume_after)
+        if self._state.ended:
+            return
+        try:
+            self._caller.check_open()
+            self._state.reopen()
+            self._open()
+        except AclserveError as error:
+            self._state.fail(error)
+
+    def _requests(self, number: int) -> Iterator[pb.StreamInferRequest]:
+        """What to send on a call; runs on grpc's thread."""
+        while (message := self._next_message(number)) is not None:
             yield message
+
+    def _next_message(self, number: int) -> pb.StreamInferRequest | None:
+        with self._changed:
+            while number == self._calls:
+                message = self._state.next_message()
+                if message is not None or self._state.sending_is_over:
+                    return message
+                self._changed.wait()
+        return None
 
 
 class _Results(Iterator[data.Result]):

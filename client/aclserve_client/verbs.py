@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
+from google.protobuf.message import Message
 from numpy.typing import NDArray
 
 from aclserve.errors import DataLoss, InvalidArgument
@@ -21,7 +23,9 @@ from aclserve.v1 import device_pb2, memory_pb2, model_pb2, tensor_pb2
 from aclserve_client import convert, data, rpcs
 from aclserve_client.checksum import crc32c
 from aclserve_client.options import Options
+from aclserve_client.resume import Resumption
 from aclserve_client.rpcs import Rpc, Step
+from aclserve_client.stream_data import FramePolicy, Priority, StreamPreset, StreamsReport
 from aclserve_client.streams import StreamState
 
 T = TypeVar("T")
@@ -272,14 +276,49 @@ def buffer_id(buffer: data.BufferInfo | data.BufferRef | str) -> str:
             return buffer
 
 
+@dataclass(frozen=True)
+class Watch(Generic[T]):
+    """A call whose answers come one after the other until it is given up, and what each of them means."""
+
+    rpc: Rpc
+    request: Message
+    value: Callable[[Any], T]
+
+
+def watch_streams(interval: float) -> Watch[StreamsReport]:
+    request = model_pb2.WatchStreamsRequest(interval=convert.duration_to_wire(interval))
+    return Watch(rpcs.WATCH_STREAMS, request, convert.report_from_wire)
+
+
 def stream_state(
-    model: str, version: int, order: data.ResultOrder | str, max_pending: int, options: Options
+    options: Options,
+    *,
+    model: str,
+    version: int,
+    preset: StreamPreset | str,
+    policy: FramePolicy | str,
+    order: data.ResultOrder | str,
+    priority: Priority | str,
+    max_pending: int,
+    max_pending_bytes: int,
+    max_age: float | None,
+    resume: bool,
+    lease: str,
 ) -> StreamState:
     """A stream that is to be opened."""
+    if resume and lease:
+        raise InvalidArgument(
+            "a stream with resume=True has no lease: its buffers are on one server only", reason="NOT_RESUMABLE"
+        )
     config = model_pb2.StreamConfig(
         model=model,
         version=version,
+        preset=convert.enum_to_wire(StreamPreset, preset),
+        policy=convert.enum_to_wire(FramePolicy, policy),
         order=convert.enum_to_wire(data.ResultOrder, order),
+        priority=convert.enum_to_wire(Priority, priority),
         max_pending_items=max_pending,
+        max_pending_bytes=max_pending_bytes,
+        max_age=convert.duration_to_wire(max_age),
     )
-    return StreamState(config, options)
+    return StreamState(config, options, Resumption(options) if resume else None)

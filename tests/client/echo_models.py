@@ -95,6 +95,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         return model_pb2.InferResponse(id=request.id, outputs=outputs, timing=TIMING, capture_time=captured)
 
     def _run(self, request, context):
+        self._server.priorities.append(request.priority)
         tensor = request.inputs[0]
         source = tensor.WhichOneof("source")
         if source == "data":
@@ -124,17 +125,63 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             return
         if first.config.model:
             self._known(first.config.model, context)
-        window = min(server.window, first.config.max_pending_items or server.window)
-        order = first.config.order or model_pb2.RESULT_ORDER_COMPLETION
-        yield model_pb2.StreamInferResponse(
-            ready=model_pb2.StreamReady(
-                order=order, max_pending_items=window, max_message_bytes=server.max_message_bytes
-            )
+        config = first.config
+        server.configs.append(config)
+        window = min(server.window, config.max_pending_items or server.window)
+        policy, order = PRESETS[config.preset]
+        ready = model_pb2.StreamReady(
+            order=config.order or order,
+            max_pending_items=window,
+            max_message_bytes=server.max_message_bytes,
+            policy=config.policy or policy,
+            max_pending_bytes=config.max_pending_bytes or server.window_bytes,
+            priority=config.priority or model_pb2.PRIORITY_NORMAL,
         )
-        yield from _Session(self, server, window, context).run(request_iterator)
+        if config.HasField("max_age"):
+            ready.max_age.CopyFrom(config.max_age)
+        session = _Session(self, server, context)
+        server.sessions.append(session)
+        yield model_pb2.StreamInferResponse(ready=ready)
+        yield from session.run(request_iterator)
+        server.sessions.remove(session)
         server.stream_ended.release()
 
+    def WatchStreams(self, request, context):
+        server = self._server
+        server.watchers += 1
+        over = threading.Event()
+        context.add_callback(lambda: (over.set(), server.watch_ended.release()))
+        for round in range(1, 4):
+            stream = model_pb2.StreamStatus(
+                number=7,
+                model="echo",
+                policy=model_pb2.FRAME_POLICY_LATEST_ONLY,
+                priority=model_pb2.PRIORITY_HIGH,
+                received_per_second=30,
+                answered_per_second=10.5,
+                pending_items=2,
+                max_pending_items=8,
+                oldest_age_ns=3_400_000_000,
+                received_items=30 * round,
+                succeeded_items=10 * round,
+                dropped_items=20 * round,
+                drops={"SUPERSEDED": 20 * round},
+                p50_ns=1_200_000,
+                p99_ns=9_900_000,
+            )
+            model = model_pb2.ModelStatus(
+                name="echo", version=1, queue_rows=5, executions_per_second=4, rows_per_second=26,
+                mean_batch_rows=6.5, fill=0.8125,
+            )  # fmt: skip
+            yield model_pb2.WatchStreamsResponse(streams=[stream], models=[model])
+        over.wait()
 
+
+PRESETS = {
+    model_pb2.STREAM_PRESET_UNSPECIFIED: (model_pb2.FRAME_POLICY_WAIT, model_pb2.RESULT_ORDER_COMPLETION),
+    model_pb2.STREAM_PRESET_FILE: (model_pb2.FRAME_POLICY_WAIT, model_pb2.RESULT_ORDER_SUBMISSION),
+    model_pb2.STREAM_PRESET_LIVE: (model_pb2.FRAME_POLICY_LATEST_ONLY, model_pb2.RESULT_ORDER_COMPLETION),
+}
 TIMING = model_pb2.Timing(
     wait_ns=1000, copy_in_ns=1, execute_ns=500, copy_out_ns=1, total_ns=2000, batch_rows=4, gear_rows=8
 )
@@ -143,29 +190,41 @@ TIMING = model_pb2.Timing(
 class _Session:
     """One stream after `ready`: a thread reads, the generator answers."""
 
-    def __init__(self, servicer, server, window, context):
-        self._servicer, self._server, self._window, self._context = servicer, server, window, context
+    def __init__(self, servicer, server, context):
+        self._servicer, self._server, self._context = servicer, server, context
         self._events = queue.Queue()
         self._accepted = 0
         self._pending = 0
         self._lock = threading.Lock()
         self._waiting = {}
 
+    def say(self, response):
+        self._events.put(response)
+
     def run(self, requests):
         threading.Thread(target=self._read, args=(requests,), daemon=True).start()
-        counts = {"outputs": 0, "error": 0}
+        counts = {"outputs": 0, "error": 0, "dropped": 0}
         while (event := self._events.get()) is not None:
-            if isinstance(event, model_pb2.GoingAway):
-                yield model_pb2.StreamInferResponse(going_away=event)
+            if isinstance(event, model_pb2.StreamInferResponse):
+                yield event
                 continue
             self._server.gate.wait()
-            results = [self._answer(item) for item in event]
-            for result in results:
-                counts[result.WhichOneof("outcome")] += 1
+            results = []
+            for item in event:
+                if sum(counts.values()) == self._server.break_after:
+                    self._server.break_after = None
+                    abort(self._context, self._server.breaks_with)  # what this message had is lost
+                results.append(self._answer(item))
+                counts[results[-1].WhichOneof("outcome")] += 1
+            self._server.answered.extend(result.id for result in results)
             yield model_pb2.StreamInferResponse(results=model_pb2.ResultList(results=results))
         yield model_pb2.StreamInferResponse(
             summary=model_pb2.StreamSummary(
-                received_items=sum(counts.values()), succeeded_items=counts["outputs"], failed_items=counts["error"]
+                received_items=sum(counts.values()),
+                succeeded_items=counts["outputs"],
+                failed_items=counts["error"],
+                dropped_items=counts["dropped"],
+                drops={"TOO_OLD": counts["dropped"]} if counts["dropped"] else {},
             )
         )
 
@@ -173,6 +232,9 @@ class _Session:
         with self._lock:
             self._pending -= 1
             cancelled = self._waiting.pop(item.id)
+        if item.id in self._server.drop_ids:
+            dropped = model_pb2.Dropped(reason=model_pb2.DROP_REASON_TOO_OLD, age_ns=1_500_000)
+            return model_pb2.InferResult(id=item.id, dropped=dropped)
         captured = item.capture_time if item.HasField("capture_time") else None
         if cancelled:
             error = model_pb2.ItemError(code=1, reason="ITEM_CANCELLED", message="taken back")
@@ -216,5 +278,6 @@ class _Session:
             self._events.put(taken)
         if len(taken) == len(items):
             return True
-        self._events.put(model_pb2.GoingAway(last_accepted_id=taken[-1].id if taken else ""))
+        notice = model_pb2.GoingAway(last_accepted_id=taken[-1].id if taken else "")
+        self._events.put(model_pb2.StreamInferResponse(going_away=notice))
         return False

@@ -15,7 +15,7 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 
 from aclserve import errors
-from aclserve.v1 import device_pb2, device_pb2_grpc, memory_pb2, memory_pb2_grpc, model_pb2_grpc
+from aclserve.v1 import device_pb2, device_pb2_grpc, memory_pb2, memory_pb2_grpc, model_pb2, model_pb2_grpc
 from client.echo_errors import abort
 from client.echo_models import ModelServicer
 
@@ -55,8 +55,9 @@ class Faults(grpc.ServerInterceptor):
 
 
 class EchoServer:
-    def __init__(self, *, window=8, page_size=2, lease_ttl=60.0, max_message_bytes=1 << 20):
+    def __init__(self, *, window=8, window_bytes=0, page_size=2, lease_ttl=60.0, max_message_bytes=1 << 20, port=0):
         self.window = window
+        self.window_bytes = window_bytes
         self.page_size = page_size
         self.lease_ttl = lease_ttl
         self.max_message_bytes = max_message_bytes
@@ -68,12 +69,21 @@ class EchoServer:
         self.cancels = []
         self.most_pending = 0
         self.accept_items = None  # go away after that many items of a stream
+        self.break_after = None  # end a stream with `breaks_with` when that many of its items are answered
+        self.breaks_with = errors.Unavailable("the worker restarts", reason="WORKER_RESTARTING", retry_delay=0.001)
+        self.drop_ids = set()
+        self.answered = []  # ids of items, in order
+        self.configs = []  # of all streams
+        self.priorities = []  # of all items
+        self.sessions = []
+        self.watchers = 0
         self.silent = False  # never answers a stream's configuration
         self.leases = {}
         self.uploads = {}
         self.loaded = {}
         self.renewed = threading.Semaphore(0)
         self.stream_ended = threading.Semaphore(0)
+        self.watch_ended = threading.Semaphore(0)
         self.corrupt_reads = 0
         self.lose_copies = False
         self._ids = (f"id-{number}" for number in itertools.count())
@@ -82,7 +92,7 @@ class EchoServer:
         device_pb2_grpc.add_DeviceServiceServicer_to_server(DeviceServicer(self), self._server)
         memory_pb2_grpc.add_MemoryServiceServicer_to_server(MemoryServicer(self), self._server)
         model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(self), self._server)
-        self.port = self._server.add_insecure_port("127.0.0.1:0")
+        self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
         self.address = f"127.0.0.1:{self.port}"
         self._server.start()
 
@@ -90,6 +100,11 @@ class EchoServer:
         self.gate.set()
         self.closing.set()
         self._server.stop(0).wait()
+
+    def say(self, **response):
+        """Sends a message of the server's own on every open stream."""
+        for session in self.sessions:
+            session.say(model_pb2.StreamInferResponse(**response))
 
     def new_id(self):
         return next(self._ids)

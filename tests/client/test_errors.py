@@ -82,6 +82,7 @@ def test_the_classes_are_re_exported():
         ),
         (grpc.StatusCode.UNAVAILABLE, "DNS resolution failed for x", ac.Unavailable, "CONNECTION_FAILED", "host:1"),
         (grpc.StatusCode.UNAVAILABLE, "Socket closed", ac.Unavailable, "CONNECTION_LOST", "Socket closed"),
+        (grpc.StatusCode.INTERNAL, "Internal error from Core", ac.Unavailable, "CONNECTION_LOST", "reason is lost"),
         (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", ac.DeadlineExceeded, "DEADLINE_EXCEEDED", "2.5 s"),
         (
             grpc.StatusCode.RESOURCE_EXHAUSTED,

@@ -45,7 +45,7 @@ def address(root: Path) -> Iterator[str]:
 
 def test_client_commands(root: Path, address: str) -> None:
     (block,) = blocks(root, "client", "sh")
-    environ = {**os.environ, "ACLSERVE_TARGET": address}
+    environ = {**os.environ, "ACLSERVE_ADDRESS": address}
     for line in block.splitlines():
         done = subprocess.run(words(line, address), cwd=root, env=environ, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -142,7 +142,14 @@ class Gear(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., values: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ModelDescription(_message.Message):
-    __slots__ = ("model", "inputs", "outputs", "gears", "batching", "batching_reason", "max_rows", "execution_mode", "memory_owner", "max_queue_delay", "slots", "work_bytes", "weight_bytes", "sample_json")
+    __slots__ = ("model", "inputs", "outputs", "gears", "batching", "batching_reason", "max_rows", "execution_mode", "memory_owner", "max_queue_delay", "slots", "work_bytes", "weight_bytes", "sample_json", "parameters")
+    class ParametersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     MODEL_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
@@ -157,6 +164,7 @@ class ModelDescription(_message.Message):
     WORK_BYTES_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_BYTES_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_JSON_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     model: Model
     inputs: _containers.RepeatedCompositeFieldContainer[TensorSpec]
     outputs: _containers.RepeatedCompositeFieldContainer[TensorSpec]
@@ -171,7 +179,8 @@ class ModelDescription(_message.Message):
     work_bytes: int
     weight_bytes: int
     sample_json: str
-    def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., gears: _Optional[_Iterable[_Union[Gear, _Mapping]]] = ..., batching: _Optional[_Union[Batching, str]] = ..., batching_reason: _Optional[str] = ..., max_rows: _Optional[int] = ..., execution_mode: _Optional[_Union[ExecutionMode, str]] = ..., memory_owner: _Optional[_Union[MemoryOwner, str]] = ..., max_queue_delay: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., slots: _Optional[int] = ..., work_bytes: _Optional[int] = ..., weight_bytes: _Optional[int] = ..., sample_json: _Optional[str] = ...) -> None: ...
+    parameters: _containers.ScalarMap[str, str]
+    def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., gears: _Optional[_Iterable[_Union[Gear, _Mapping]]] = ..., batching: _Optional[_Union[Batching, str]] = ..., batching_reason: _Optional[str] = ..., max_rows: _Optional[int] = ..., execution_mode: _Optional[_Union[ExecutionMode, str]] = ..., memory_owner: _Optional[_Union[MemoryOwner, str]] = ..., max_queue_delay: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., slots: _Optional[int] = ..., work_bytes: _Optional[int] = ..., weight_bytes: _Optional[int] = ..., sample_json: _Optional[str] = ..., parameters: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ("page_size", "page_token")

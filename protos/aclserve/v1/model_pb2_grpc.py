@@ -140,7 +140,8 @@ class ModelServiceServicer(object):
     def Infer(self, request, context):
         """Runs one item. INVALID_ARGUMENT for inputs that do not fit the model (reasons INPUT_MISSING, INPUT_UNKNOWN,
         DATA_TYPE_MISMATCH, SHAPE_MISMATCH, TENSOR_SIZE_MISMATCH, TOO_MANY_ROWS), RESOURCE_EXHAUSTED reason QUEUE_FULL with
-        RetryInfo when too much waits, DEADLINE_EXCEEDED when the deadline passes while the item waits.
+        RetryInfo when too much waits, DEADLINE_EXCEEDED reason ITEM_EXPIRED when the deadline passes while the item waits, and
+        reason DEADLINE_UNREACHABLE at once when it would, by what the executions before have cost.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -313,7 +313,9 @@ class Engine:
         return file
 
     def _check_kind(self, magic: bytes) -> None:
-        """Tells what an NPU cannot load, before AscendCL answers with a bare number; the emulated device tells itself."""
+        """Tells what an NPU cannot load, before AscendCL answers with a bare number; the emulated device tells
+        itself.
+        """
         if self._bake is None and magic != _OM_MAGIC:
             raise InvalidArgument(
                 "this is not an offline model (OM), and an NPU runs nothing else; convert an ONNX file with "

@@ -141,7 +141,9 @@ def load(
             if size:
                 weights = undo.enter_context(device.allocate(size))
                 memory = ModelMemory(None, weights)
-        models = [undo.enter_context(device.load_model(source, memory)) for _ in range(count)]
+        models = [undo.enter_context(device.load_model(source, memory))]
+        if not models[0].description.unknown_shape:  # those run one item at a time anyway
+            models += [undo.enter_context(device.load_model(source, memory)) for _ in range(count - 1)]
         undo.pop_all()
         return models, weights
 
