@@ -16,7 +16,7 @@ import aclserve_server.engine.runner as engine_runner
 import aclserve_server.rpc.model as rpc_model
 from aclserve.errors import Unavailable
 from aclserve_client import Client
-from aclserve_server.emulator import EmulatorConfig
+from aclserve_server.emulator import EmulatorConfig, Latency
 from serving import Serving, elementwise, put_model, rows, serving
 
 RUN_MODES = ["device", "host"]
@@ -190,3 +190,16 @@ def test_a_large_item_is_copied_once_and_allocates_nothing_large(
     assert sum(slot.copies for slot in runner.slots) == copies + 1
     assert len(peaks) == 1
     assert peaks[0] < 1_000_000
+
+
+def test_the_time_of_each_part_is_told_apart(tmp_path: Path) -> None:
+    """Host and device memory apart, each copy 20 ms, each execution 50 ms: what a part takes stands under its name."""
+    put_model(tmp_path, "relu", elementwise("Relu"))
+    slow = Latency(task_us={"aclrtMemcpyAsync": 20_000, "aclmdlExecuteAsync": 50_000})
+    with serving(tmp_path, emulator=EmulatorConfig(run_mode="host", latency=slow)) as up, Client(up.address) as client:
+        timing = client.infer("relu", {"x": rows(0, 1)}).timing
+    assert timing is not None
+    assert timing.copy_in_ns >= 20_000_000
+    assert timing.execute_ns >= 50_000_000
+    assert timing.copy_out_ns >= 20_000_000
+    assert timing.total_ns >= 90_000_000

@@ -28,6 +28,9 @@ class Batch:
     started_ns: int = 0
     executed_ns: int = 0
     finished_ns: int = 0
+    upload_ns: int = 0
+    execute_ns: int = 0
+    download_ns: int = 0
     error: Exception | None = None
     used_input_bytes: list[int] = field(default_factory=list)
     used_output_bytes: list[int] = field(default_factory=list)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from time import perf_counter_ns
 from typing import Protocol
@@ -49,14 +50,14 @@ class Lane(Protocol):
 def upload(batch: Batch) -> None:
     """Starts the copy of the batch's rows to the device, where host and device memory are apart."""
     slot = batch.slot
-    stream = slot.copy_stream
-    if stream is None:
+    stream, marks = slot.copy_stream, slot.marks
+    if stream is None or marks is None:
         return
+    marks.uploading.record(stream)
     for port, used in zip(slot.inputs, batch.used_input_bytes, strict=True):
         if used and port.staging is not None:
             stream.copy(port.device, 0, port.staging, 0, used)
-    assert slot.copied is not None
-    slot.copied.record(stream)
+    marks.uploaded.record(stream)
 
 
 class AsyncLane:
@@ -106,19 +107,26 @@ class AsyncLane:
     def _submit(self, batch: Batch) -> None:
         slot = batch.slot
         stream = self._stream
-        if slot.copied is not None:
-            stream.wait(slot.copied)
+        marks = slot.marks
+        if marks is not None:
+            stream.wait(marks.uploaded)
         gather(batch, partial(self._gather, slot))
         self._model.set_gear(slot.input_set, batch.gear)
+        if marks is not None:
+            marks.executing.record(stream)
         self._model.execute_async(slot.input_set, slot.output_set, stream)
+        if marks is not None:
+            marks.executed.record(stream)
         download(batch, stream.copy)
+        if marks is not None:
+            marks.downloaded.record(stream)
         self._reports.launch(stream, lambda: self._past(batch))
 
     def _gather(self, slot: Slot, to: Buffer, to_offset: int, source: Buffer, offset: int, size: int) -> None:
         """Copies a row from a client's buffer: in the stream where its place allows that, at once otherwise."""
         if (to_offset | offset) % ASYNC_ALIGNMENT:
-            if slot.copied is not None:  # the upload writes the rows of the whole batch: it must come first
-                slot.copied.synchronize()
+            if slot.marks is not None:  # the upload writes the rows of the whole batch: it must come first
+                slot.marks.uploaded.synchronize()
             self._device.copy(to, to_offset, source, offset, size)
         else:
             self._stream.copy(to, to_offset, source, offset, size)
@@ -134,6 +142,8 @@ class AsyncLane:
             failure = self._settle(stream)
             error = error or failure
         error = error or scatter(batch, self._device.copy)
+        if error is None:
+            _read_times(batch)
         with self._lock:
             following = self._running = self._waiting.popleft() if self._waiting else None
         self._give_back(batch, error)
@@ -154,6 +164,15 @@ class AsyncLane:
         batch.error = error
         batch.finished_ns = perf_counter_ns()
         self._finished(batch)
+
+
+def _read_times(batch: Batch) -> None:
+    """What the device tells of the batch's parts; where it cannot, the host's own times stand."""
+    marks = batch.slot.marks
+    if marks is not None:
+        with suppress(AclError):
+            batch.upload_ns, batch.execute_ns = marks.upload_ns(), marks.execute_ns()
+            batch.download_ns = marks.download_ns()
 
 
 class SyncLane:

@@ -77,9 +77,9 @@ def timing(batch: Batch, index: int, now: int) -> Timing:
     received = int(ticket.received * 1e9)
     return Timing(
         max(batch.closed_ns - received, 0),
-        batch.packed_ns - batch.closed_ns,
-        batch.executed_ns - batch.started_ns,
-        batch.finished_ns - batch.executed_ns,
+        batch.packed_ns - batch.closed_ns + batch.upload_ns,
+        batch.execute_ns or batch.executed_ns - batch.started_ns,
+        batch.download_ns or batch.finished_ns - batch.executed_ns,
         max(now - received, 0),
         batch.rows,
         batch.gear_rows,

@@ -36,6 +36,29 @@ class Port:
     array: np.ndarray[Any, np.dtype[np.uint8]]
 
 
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """Events of one batch where host and device memory are apart: they tie its streams together and time its parts."""
+
+    uploading: Event
+    uploaded: Event
+    executing: Event
+    executed: Event
+    downloaded: Event
+
+    def upload_ns(self) -> int:
+        """Host to device, of the batch that is past."""
+        return round(self.uploaded.elapsed_ms(self.uploading) * 1e6)
+
+    def execute_ns(self) -> int:
+        """On the device."""
+        return round(self.executed.elapsed_ms(self.executing) * 1e6)
+
+    def download_ns(self) -> int:
+        """Device to host."""
+        return round(self.downloaded.elapsed_ms(self.executed) * 1e6)
+
+
 class Slot:
     """One preallocated set of inputs and outputs. Used by one batch at a time.
 
@@ -54,10 +77,10 @@ class Slot:
             ports = [(port.device.address, port.size_bytes) for port in self.outputs]
             self.output_set = undo.enter_context(Dataset.create(device.library, ports))
             self.copy_stream: Stream | None = None
-            self.copied: Event | None = None
+            self.marks: Marks | None = None
             if device.run_mode == "host":
                 self.copy_stream = undo.enter_context(device.create_stream())
-                self.copied = undo.enter_context(device.create_event())
+                self.marks = Marks(*(undo.enter_context(device.create_event()) for _ in range(5)))
             self._undo = undo.pop_all()
 
     def copy_in(self, index: int, offset: int, data: memoryview) -> None:
