@@ -215,7 +215,7 @@ def test_the_command_writes_lines_videos_and_pictures(
         "--preview", out / "preview.png", "--summary", out / "summary.png",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "asl_book.mkv" in done.stdout
+    assert "preset file" in done.stdout
     assert "face 20" in done.stdout
     lines = [json.loads(line) for line in (out / "lines.jsonl").read_text().splitlines()]
     by_source = {str(path): [line for line in lines if line["source"] == str(path)] for path in (signer, traffic)}
