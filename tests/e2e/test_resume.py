@@ -187,7 +187,7 @@ def test_rolling_restarts_under_load(repository: Path, order: str) -> None:
             site.stop()
     total = load.check(in_order=order == "submission")
     assert min(load.resumptions) >= 20
-    assert sum(site.rows for site in sites) == total  # a server that drains answers all it took: nothing ran twice
+    assert sum(site.rows for site in sites) == total
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -36,6 +37,9 @@ _JOINED_BYTES = 64 << 10
 
 _UNREAD = 4096
 """Results not written yet, beyond the window, at which the server reads no further."""
+
+_HALF_CLOSE_S = 1.0
+"""How long a stream that is going away waits, after its last answer, for the client's half-close."""
 
 _LATENCIES = 256
 
@@ -99,6 +103,7 @@ class StreamSession:
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._reading_done = False
+        self._read_out = asyncio.Event()
         self._going_away = False
         self._failure: AclserveError | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -112,8 +117,6 @@ class StreamSession:
             async with asyncio.TaskGroup() as group:
                 self._reader = group.create_task(self._receive(context))
                 group.create_task(self._send(context))
-        except BaseExceptionGroup as failures:
-            raise _first(failures) from None
         finally:
             entries, self._entries = self._entries, {}
             for entry in entries.values():
@@ -122,11 +125,11 @@ class StreamSession:
 
     def go_away(self) -> None:
         """Takes no further message: the server drains."""
-        if self._reader is not None and not self._reading_done:
+        if self._reader is not None and not self._reading_over:
             notice = pb.StreamInferResponse(going_away=pb.GoingAway(last_accepted_id=self._last_accepted))
             self._put(None, notice.SerializeToString())
-            self._going_away = self._reading_done = True
-            self._reader.cancel()
+            self._going_away = True
+            self._room.set()
 
     def share(self, max_items: int) -> None:
         """Sets this stream's part of the server's queue; the client is told when its window changes by that."""
@@ -187,20 +190,24 @@ class StreamSession:
         self._unwritten += 1
         self._wake.set()
 
+    @property
+    def _reading_over(self) -> bool:
+        """Whether no further item will be accepted."""
+        return self._reading_done or self._going_away
+
     async def _receive(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        """Reads to the end.
+        """Reads to the end, also after the notice of going away: unread data would make the closing connection reset,
+        and answers under way would be lost.
 
         What breaks the stream is raised by `_send`, between two writes: after a cancelled write no status could leave.
         """
         try:
             while (message := await context.read()) is not grpc.aio.EOF:
                 await self._take(message)
-        except asyncio.CancelledError:
-            if not self._going_away:
-                raise
         except AclserveError as error:
             self._failure = error
         self._reading_done = True
+        self._read_out.set()
         self._wake.set()
 
     def _must_wait(self) -> bool:
@@ -212,6 +219,8 @@ class StreamSession:
         return self.frames.full or (self._last_ticket is not None and self._last_ticket.outside)
 
     async def _take(self, message: bytes) -> None:
+        if self._going_away:
+            return
         request = scan_stream_request(message)
         if isinstance(request, pb.StreamConfig):
             self._configure(request)
@@ -222,9 +231,11 @@ class StreamSession:
             )
         elif isinstance(request, list):
             for item in request:
-                while self._must_wait():
+                while self._must_wait() and not self._going_away:
                     self._room.clear()
                     await self._room.wait()
+                if self._going_away:
+                    return
                 self._accept(item, self.settings)
         else:
             self._cancel(request.ids)
@@ -312,7 +323,7 @@ class StreamSession:
         return ticket if ticket is not None and (ticket.waiting or ticket.parked) else None
 
     async def _send(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        while self._outbox or not self._reading_done or self._entries:
+        while self._outbox or not self._reading_over or self._entries:
             if self._failure is not None:
                 raise self._failure
             if not self._outbox and self._told_window == self.frames.max_items:
@@ -331,13 +342,17 @@ class StreamSession:
         if self._failure is not None:
             raise self._failure
         await context.write(pb.StreamInferResponse(summary=self._summary()).SerializeToString())
+        if not self._reading_done and self._reader is not None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._read_out.wait(), _HALF_CLOSE_S)
+            self._reader.cancel()
 
     async def _tell_window(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         """Tells a window that has changed, however often it did, once."""
         window = self.frames.max_items
         if window != self._told_window:
             self._told_window = window
-            if not self._reading_done:
+            if not self._reading_over:
                 notice = pb.StreamWindow(max_pending_items=window, max_pending_bytes=self.frames.max_bytes)
                 await context.write(pb.StreamInferResponse(window=notice).SerializeToString())
 
@@ -376,11 +391,3 @@ def _joined(outbox: list[_Message]) -> list[_Message]:
     if run:
         joined.append((frames, b"".join(run)))
     return joined
-
-
-def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The failure to report of those two tasks."""
-    flat: list[BaseException] = []
-    for failure in failures.exceptions:
-        flat.extend(failure.exceptions if isinstance(failure, BaseExceptionGroup) else [failure])
-    return next((failure for failure in flat if isinstance(failure, AclserveError)), flat[0])
