@@ -1,8 +1,11 @@
-"""The C allocator's thresholds, set once at start.
+"""The C allocator's thresholds, set once, when the models of the repository are loaded.
 
 glibc maps every block of 128 KiB or more anew and gives it back when it is freed, so that each multi-megabyte message
 pays for its page faults: about half of the CPU time of a 6 MB request. With higher thresholds such blocks are kept
 and reused. The price is resident memory: up to the trim threshold may stay with the process after a burst.
+
+Not before the models are loaded: ONNX Runtime's weights and activations ran a third slower from the heap (ResNet-50 on
+the emulated device, side by side).
 """
 
 from __future__ import annotations

@@ -68,7 +68,6 @@ def _serve(arguments: argparse.Namespace) -> int:
     logging.basicConfig(
         level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
-    allocator.tune()
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_run(config))
@@ -86,6 +85,7 @@ async def _run(config: Config) -> None:
         loop.add_signal_handler(number, stopping.set)
     server = Server(config)
     addresses = await server.start()
+    allocator.tune()
     print(ready_line(config, addresses, server.library_path), flush=True)
     await stopping.wait()
     log.info("stopping: accepted items are answered first")
