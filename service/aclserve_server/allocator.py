@@ -4,8 +4,8 @@ glibc maps every block of 128 KiB or more anew and gives it back when it is free
 pays for its page faults: about half of the CPU time of a 6 MB request. With higher thresholds such blocks are kept
 and reused. The price is resident memory: up to the trim threshold may stay with the process after a burst.
 
-Not before the models are loaded: ONNX Runtime's weights and activations ran a third slower from the heap (ResNet-50 on
-the emulated device, side by side).
+Not before the models are loaded: ONNX Runtime's weights and activations ran up to a third slower from the heap
+(ResNet-50 on the emulated device, side by side).
 """
 
 from __future__ import annotations
