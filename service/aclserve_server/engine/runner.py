@@ -280,7 +280,6 @@ class BatchRunner(Runner):
         self._in_flight -= 1
         if not ticket.cancelled:
             ticket.sink.deliver([result])
-        self._pump()  # what came meanwhile saw a busy device and waits
         self._check_drained()
 
     def _pump(self) -> None:
