@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
@@ -303,3 +305,22 @@ class Footprint:
 
 def footprint(serving: Serving, raw: Raw) -> Footprint:
     return Footprint(serving.emulator.ledger(), serving.server.memory.use(), raw.states())
+
+
+def queued(service: Serving, model: str) -> int:
+    """Rows that wait for a model."""
+    return service.server.engine.queue_rows(model)
+
+
+@contextmanager
+def leaves_nothing(service: Serving, raw: Raw, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """What runs inside leaves no stream, no waiting row, no handle, and no unforeseen error in the log."""
+    before = footprint(service, raw)
+    with caplog.at_level(logging.WARNING):
+        yield
+    service.emulator.release()
+    wait_until(lambda: not service.server.models.sessions, "all streams have ended")
+    wait_until(lambda: not any(queued(service, name) for name, _ in before.models), "no row waits")
+    wait_until(lambda: footprint(service, raw) == before, "the server is as before")
+    assert not [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    assert not service.emulator.errors

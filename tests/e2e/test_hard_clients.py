@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from grpc_health.v1 import health_pb2
 from aclserve.v1 import model_pb2
 from aclserve_server.emulator import EmulatorConfig
 from aclserve_server.rpc import stream as rpc_stream
-from e2e.raw import STREAM_INFER, Raw, RawStream, footprint, item, on_loop, tensor, wait_until
+from e2e.raw import STREAM_INFER, Raw, RawStream, item, leaves_nothing, on_loop, tensor, wait_until
 from serving import Serving, elementwise, put_model, rows, serving
 
 Config = model_pb2.StreamConfig
@@ -67,15 +66,8 @@ def raw(service: Serving) -> Iterator[Raw]:
 @pytest.fixture(autouse=True)
 def unchanged(service: Serving, raw: Raw, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """Every test leaves no stream, no waiting row, no handle, and no unforeseen error in the log."""
-    before = footprint(service, raw)
-    with caplog.at_level(logging.WARNING):
+    with leaves_nothing(service, raw, caplog):
         yield
-    service.emulator.release()
-    wait_until(lambda: not service.server.models.sessions, "all streams have ended")
-    wait_until(lambda: service.server.engine.queue_rows("one") == 0, "no row waits")
-    wait_until(lambda: footprint(service, raw) == before, "the server is as before")
-    assert not [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
-    assert not service.emulator.errors
 
 
 def only(service: Serving) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +20,19 @@ from aclserve.v1 import device_pb2, model_pb2
 from aclserve.v1.tensor_pb2 import DATA_TYPE_FLOAT32, BufferSlice, Tensor
 from aclserve_server.emulator import EmulatorConfig
 from aclserve_server.emulator.config import Latency
-from e2e.raw import Raw, RawStream, array_of, footprint, item, item_refusal, on_loop, refused, tensor, wait_until
+from e2e.raw import (
+    Raw,
+    RawStream,
+    array_of,
+    item,
+    item_refusal,
+    leaves_nothing,
+    on_loop,
+    queued,
+    refused,
+    tensor,
+    wait_until,
+)
 from serving import Serving, elementwise, put_model, rows, serving
 
 Config = model_pb2.StreamConfig
@@ -65,19 +76,8 @@ def raw(service: Serving) -> Iterator[Raw]:
 @pytest.fixture(autouse=True)
 def unchanged(service: Serving, raw: Raw, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """Every test leaves no stream, no waiting row, no handle, and no unforeseen error in the log."""
-    before = footprint(service, raw)
-    with caplog.at_level(logging.WARNING):
+    with leaves_nothing(service, raw, caplog):
         yield
-    service.emulator.release()
-    wait_until(lambda: not service.server.models.sessions, "all streams have ended")
-    wait_until(lambda: not any(queued(service, name) for name, _ in before.models), "no row waits")
-    wait_until(lambda: footprint(service, raw) == before, "the server is as before")
-    assert not [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
-    assert not service.emulator.errors
-
-
-def queued(service: Serving, model: str) -> int:
-    return service.server.engine.queue_rows(model)
 
 
 def submitted(service: Serving) -> int:

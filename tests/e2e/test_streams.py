@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import threading
 import time
@@ -35,7 +34,19 @@ from aclserve.v1.tensor_pb2 import (
 )
 from aclserve_server.emulator import EmulatorConfig
 from aclserve_server.engine.engine import State
-from e2e.raw import HUGE, Raw, RawStream, array_of, footprint, item, item_refusal, refused, tensor, wait_until
+from e2e.raw import (
+    HUGE,
+    Raw,
+    RawStream,
+    array_of,
+    item,
+    item_refusal,
+    leaves_nothing,
+    queued,
+    refused,
+    tensor,
+    wait_until,
+)
 from serving import Serving, elementwise, put_model, rows, serving
 
 COMPLETION, SUBMISSION = model_pb2.RESULT_ORDER_COMPLETION, model_pb2.RESULT_ORDER_SUBMISSION
@@ -79,19 +90,8 @@ def raw(service: Serving) -> Iterator[Raw]:
 @pytest.fixture(autouse=True)
 def unchanged(service: Serving, raw: Raw, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """Every test leaves no stream, no waiting row, no handle, and no unforeseen error in the log."""
-    before = footprint(service, raw)
-    with caplog.at_level(logging.WARNING):
+    with leaves_nothing(service, raw, caplog):
         yield
-    service.emulator.release()
-    wait_until(lambda: not service.server.models.sessions, "all streams have ended")
-    wait_until(lambda: not any(queued(service, name) for name, _ in before.models), "no row waits")
-    wait_until(lambda: footprint(service, raw) == before, "the server is as before")
-    assert not [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
-    assert not service.emulator.errors
-
-
-def queued(service: Serving, model: str) -> int:
-    return service.server.engine.queue_rows(model)
 
 
 def executions(service: Serving) -> int:
