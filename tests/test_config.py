@@ -32,6 +32,8 @@ OTHER = {
     "max_lease_host_bytes": "2GiB",
     "max_lease_ttl_s": "12",
     "max_upload_bytes": "2147483648",
+    "system_shared_memory": "on",
+    "max_regions": "7",
     "emulator_run_mode": "host",
     "emulator_memory_bytes": "1 GiB",
     "emulator_threads": "2",
@@ -50,8 +52,11 @@ def by_name(name: str) -> Option:
 
 
 def expected(name: str) -> object:
-    sizes = {"1MiB": 1 << 20, "2kib": 2048, "2GiB": 2 << 30, "1 GiB": 1 << 30}
-    return sizes.get(OTHER[name], by_name(name).kind(OTHER[name]) if OTHER[name] not in sizes else None)
+    special = {"1MiB": 1 << 20, "2kib": 2048, "2GiB": 2 << 30, "1 GiB": 1 << 30, "on": True, "off": False}
+    text, kind = OTHER[name], by_name(name).kind
+    if kind is tuple:
+        return tuple(text.split(","))
+    return special[text] if text in special else kind(text)
 
 
 def test_defaults(repository: list[str], tmp_path: Path) -> None:
@@ -140,7 +145,7 @@ def test_refused(name: str, value: str, repository: list[str]) -> None:
 def test_made_in_code_is_checked_too(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--slots: got '0'"):
         Config(model_repository=tmp_path, slots=0)
-    with pytest.raises(ConfigError, match="--port: got 'True'"):
+    with pytest.raises(ConfigError, match="--port: got 'on'"):
         Config(model_repository=tmp_path, port=True)
     with pytest.raises(ConfigError, match=r"--max-upload-bytes: got '1\.5'"):
         Config(model_repository=tmp_path, max_upload_bytes=1.5)  # type: ignore[arg-type]
@@ -187,3 +192,13 @@ def test_help_and_table_name_every_option() -> None:
         assert option.environment in " ".join(words)
         assert line.startswith(f"| `{option.flag}` | `{option.environment}` | ")
         assert line.replace("\\|", "").count("|") == 6
+
+
+def test_a_switch_needs_no_value_and_takes_one(repository: list[str]) -> None:
+    flag = "--system-shared-memory"
+    assert Config.from_args([*repository, flag], {}).system_shared_memory
+    assert not Config.from_args(
+        [*repository, flag, "off"], {"ACLSERVE_SYSTEM_SHARED_MEMORY": "on"}
+    ).system_shared_memory
+    with pytest.raises(ConfigError, match="got 'perhaps', expected on or off"):
+        Config.from_args([*repository, flag, "perhaps"], {})

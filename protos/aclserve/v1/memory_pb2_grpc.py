@@ -103,6 +103,21 @@ class MemoryServiceStub(object):
                 request_serializer=aclserve_dot_v1_dot_memory__pb2.QueryMemoryRequest.SerializeToString,
                 response_deserializer=aclserve_dot_v1_dot_memory__pb2.QueryMemoryResponse.FromString,
                 _registered_method=True)
+        self.RegisterRegion = channel.unary_unary(
+                '/aclserve.v1.MemoryService/RegisterRegion',
+                request_serializer=aclserve_dot_v1_dot_memory__pb2.RegisterRegionRequest.SerializeToString,
+                response_deserializer=aclserve_dot_v1_dot_memory__pb2.RegisterRegionResponse.FromString,
+                _registered_method=True)
+        self.UnregisterRegion = channel.unary_unary(
+                '/aclserve.v1.MemoryService/UnregisterRegion',
+                request_serializer=aclserve_dot_v1_dot_memory__pb2.UnregisterRegionRequest.SerializeToString,
+                response_deserializer=aclserve_dot_v1_dot_memory__pb2.UnregisterRegionResponse.FromString,
+                _registered_method=True)
+        self.ListRegions = channel.unary_unary(
+                '/aclserve.v1.MemoryService/ListRegions',
+                request_serializer=aclserve_dot_v1_dot_memory__pb2.ListRegionsRequest.SerializeToString,
+                response_deserializer=aclserve_dot_v1_dot_memory__pb2.ListRegionsResponse.FromString,
+                _registered_method=True)
 
 
 class MemoryServiceServicer(object):
@@ -205,6 +220,35 @@ class MemoryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RegisterRegion(self, request, context):
+        """Registers a range of a POSIX shared-memory object of the server's host, so that inferences read inputs from it and
+        write outputs into it. The region belongs to the lease and goes with it; the object stays the client's.
+
+        FAILED_PRECONDITION reason SHARED_MEMORY_OFF when the server was started without it, NOT_FOUND reason REGION_NOT_VISIBLE
+        when the server sees no such object (it runs on another host, or in a container with a /dev/shm of its own),
+        FAILED_PRECONDITION reason REGION_DIFFERS when the object does not hold `probe`, OUT_OF_RANGE reason
+        RANGE_OUTSIDE_REGION when the object is shorter than the range, INVALID_ARGUMENT reason REGION_KEY_INVALID,
+        RESOURCE_EXHAUSTED reason TOO_MANY_REGIONS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnregisterRegion(self, request, context):
+        """Forgets a region. FAILED_PRECONDITION, reason REGION_IN_USE, while an inference uses it; NOT_FOUND, reason
+        REGION_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRegions(self, request, context):
+        """Lists the lease's regions, by id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MemoryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -267,6 +311,21 @@ def add_MemoryServiceServicer_to_server(servicer, server):
                     servicer.QueryMemory,
                     request_deserializer=aclserve_dot_v1_dot_memory__pb2.QueryMemoryRequest.FromString,
                     response_serializer=aclserve_dot_v1_dot_memory__pb2.QueryMemoryResponse.SerializeToString,
+            ),
+            'RegisterRegion': grpc.unary_unary_rpc_method_handler(
+                    servicer.RegisterRegion,
+                    request_deserializer=aclserve_dot_v1_dot_memory__pb2.RegisterRegionRequest.FromString,
+                    response_serializer=aclserve_dot_v1_dot_memory__pb2.RegisterRegionResponse.SerializeToString,
+            ),
+            'UnregisterRegion': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnregisterRegion,
+                    request_deserializer=aclserve_dot_v1_dot_memory__pb2.UnregisterRegionRequest.FromString,
+                    response_serializer=aclserve_dot_v1_dot_memory__pb2.UnregisterRegionResponse.SerializeToString,
+            ),
+            'ListRegions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRegions,
+                    request_deserializer=aclserve_dot_v1_dot_memory__pb2.ListRegionsRequest.FromString,
+                    response_serializer=aclserve_dot_v1_dot_memory__pb2.ListRegionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -602,6 +661,87 @@ class MemoryService(object):
             '/aclserve.v1.MemoryService/QueryMemory',
             aclserve_dot_v1_dot_memory__pb2.QueryMemoryRequest.SerializeToString,
             aclserve_dot_v1_dot_memory__pb2.QueryMemoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RegisterRegion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aclserve.v1.MemoryService/RegisterRegion',
+            aclserve_dot_v1_dot_memory__pb2.RegisterRegionRequest.SerializeToString,
+            aclserve_dot_v1_dot_memory__pb2.RegisterRegionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnregisterRegion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aclserve.v1.MemoryService/UnregisterRegion',
+            aclserve_dot_v1_dot_memory__pb2.UnregisterRegionRequest.SerializeToString,
+            aclserve_dot_v1_dot_memory__pb2.UnregisterRegionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRegions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aclserve.v1.MemoryService/ListRegions',
+            aclserve_dot_v1_dot_memory__pb2.ListRegionsRequest.SerializeToString,
+            aclserve_dot_v1_dot_memory__pb2.ListRegionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -301,12 +301,14 @@ class UnloadModelResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class OutputRequest(_message.Message):
-    __slots__ = ("name", "buffer")
+    __slots__ = ("name", "buffer", "region")
     NAME_FIELD_NUMBER: _ClassVar[int]
     BUFFER_FIELD_NUMBER: _ClassVar[int]
+    REGION_FIELD_NUMBER: _ClassVar[int]
     name: str
     buffer: _tensor_pb2.BufferSlice
-    def __init__(self, name: _Optional[str] = ..., buffer: _Optional[_Union[_tensor_pb2.BufferSlice, _Mapping]] = ...) -> None: ...
+    region: _tensor_pb2.RegionSlice
+    def __init__(self, name: _Optional[str] = ..., buffer: _Optional[_Union[_tensor_pb2.BufferSlice, _Mapping]] = ..., region: _Optional[_Union[_tensor_pb2.RegionSlice, _Mapping]] = ...) -> None: ...
 
 class InferRequest(_message.Message):
     __slots__ = ("id", "model", "inputs", "outputs", "timeout", "capture_time", "version", "priority")

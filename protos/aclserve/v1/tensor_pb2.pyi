@@ -48,20 +48,22 @@ FILL_PATTERN_ZEROS: FillPattern
 FILL_PATTERN_RANDOM: FillPattern
 
 class Tensor(_message.Message):
-    __slots__ = ("name", "data_type", "shape", "data", "buffer", "fill")
+    __slots__ = ("name", "data_type", "shape", "data", "buffer", "fill", "region")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DATA_TYPE_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     BUFFER_FIELD_NUMBER: _ClassVar[int]
     FILL_FIELD_NUMBER: _ClassVar[int]
+    REGION_FIELD_NUMBER: _ClassVar[int]
     name: str
     data_type: DataType
     shape: _containers.RepeatedScalarFieldContainer[int]
     data: bytes
     buffer: BufferSlice
     fill: Fill
-    def __init__(self, name: _Optional[str] = ..., data_type: _Optional[_Union[DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ..., buffer: _Optional[_Union[BufferSlice, _Mapping]] = ..., fill: _Optional[_Union[Fill, _Mapping]] = ...) -> None: ...
+    region: RegionSlice
+    def __init__(self, name: _Optional[str] = ..., data_type: _Optional[_Union[DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ..., buffer: _Optional[_Union[BufferSlice, _Mapping]] = ..., fill: _Optional[_Union[Fill, _Mapping]] = ..., region: _Optional[_Union[RegionSlice, _Mapping]] = ...) -> None: ...
 
 class BufferSlice(_message.Message):
     __slots__ = ("buffer_id", "offset_bytes", "length_bytes")
@@ -72,6 +74,16 @@ class BufferSlice(_message.Message):
     offset_bytes: int
     length_bytes: int
     def __init__(self, buffer_id: _Optional[str] = ..., offset_bytes: _Optional[int] = ..., length_bytes: _Optional[int] = ...) -> None: ...
+
+class RegionSlice(_message.Message):
+    __slots__ = ("region_id", "offset_bytes", "length_bytes")
+    REGION_ID_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_BYTES_FIELD_NUMBER: _ClassVar[int]
+    region_id: str
+    offset_bytes: int
+    length_bytes: int
+    def __init__(self, region_id: _Optional[str] = ..., offset_bytes: _Optional[int] = ..., length_bytes: _Optional[int] = ...) -> None: ...
 
 class Fill(_message.Message):
     __slots__ = ("pattern", "seed")

@@ -26,6 +26,15 @@ class BufferSlice:
 
 
 @dataclass(slots=True, eq=False)
+class RegionSlice:
+    """A range of a shared-memory region; `length_bytes` 0 means as long as the tensor."""
+
+    name: str
+    offset_bytes: int
+    length_bytes: int
+
+
+@dataclass(slots=True, eq=False)
 class Fill:
     """Bytes made by the server: zeros, or seeded random values."""
 
@@ -35,7 +44,7 @@ class Fill:
 
 @dataclass(slots=True, eq=False)
 class Input:
-    """One input tensor; exactly one of `data`, `buffer` and `fill` is set.
+    """One input tensor; exactly one of `data`, `buffer`, `fill` and `region` is set.
 
     `shape` is as the client gave it. `data` is a read-only byte view of the received message.
     """
@@ -46,14 +55,16 @@ class Input:
     data: memoryview | None = None
     buffer: BufferSlice | None = None
     fill: Fill | None = None
+    region: RegionSlice | None = None
 
 
 @dataclass(slots=True, eq=False)
 class OutputRequest:
-    """Which output is wanted, and the buffer to write it into (None: send it)."""
+    """Which output is wanted, and the buffer or the region to write it into (neither: send it)."""
 
     name: str
     buffer: BufferSlice | None = None
+    region: RegionSlice | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -116,13 +127,14 @@ class Timing:
 
 @dataclass(slots=True, eq=False)
 class OutputTensor:
-    """One output: its bytes as a view that dies with the call it is handed to, or the buffer they were written into."""
+    """One output: its bytes as a view that dies with the call it is handed to, or where they were written to."""
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     data: memoryview | bytes | None = None
     buffer: BufferSlice | None = None
+    region: RegionSlice | None = None
 
 
 @dataclass(slots=True, eq=False)
