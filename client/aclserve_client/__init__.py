@@ -10,9 +10,10 @@ raised.
 
 from __future__ import annotations
 
-from aclserve_client.aio import AsyncClient, AsyncLease
+from aclserve_client.aio import AsyncClient
+from aclserve_client.aio_lease import AsyncLease
 from aclserve_client.aio_stream import AsyncStream
-from aclserve_client.client import Client, Lease
+from aclserve_client.client import Client
 from aclserve_client.data import (
     AllocationPolicy,
     Batching,
@@ -62,7 +63,8 @@ from aclserve_client.errors import (
     Unavailable,
     Unimplemented,
 )
-from aclserve_client.options import DEFAULT, DEFAULT_ADDRESS, Options, Timeout
+from aclserve_client.lease import Lease
+from aclserve_client.options import DEFAULT, DEFAULT_ADDRESS, Options, SharedMemory, Timeout
 from aclserve_client.stream_data import (
     Dropped,
     DropReason,
@@ -128,6 +130,7 @@ __all__ = [
     "ResultOrder",
     "RunMode",
     "ServerInfo",
+    "SharedMemory",
     "Stream",
     "StreamPreset",
     "StreamStatus",

@@ -17,20 +17,31 @@ import grpc
 from aclserve.errors import AclserveError, Cancelled, DeadlineExceeded, Unavailable
 from aclserve.v1 import model_pb2 as pb
 from aclserve_client import data
+from aclserve_client.aio_lease import AsyncLease
 from aclserve_client.calls import AsyncCaller, Background
-from aclserve_client.options import Deadline
+from aclserve_client.options import Deadline, SharedMemory
 from aclserve_client.rpcs import STREAM_INFER
 from aclserve_client.stream_data import Priority
 from aclserve_client.stream_facts import StreamFacts
-from aclserve_client.streams import StreamState, as_item, group_size
+from aclserve_client.stream_items import as_item, group_size
+from aclserve_client.streams import StreamState
 
 
 class AsyncStream(StreamFacts):
     """As `Stream`, for asyncio; use it in `async with`. For the tasks of one event loop."""
 
-    def __init__(self, caller: AsyncCaller, state: StreamState, lease_id: str, timeout: float | None) -> None:
+    def __init__(
+        self,
+        caller: AsyncCaller,
+        state: StreamState,
+        lease_id: str,
+        timeout: float | None,
+        sharing: SharedMemory = False,
+    ) -> None:
         self._caller = caller
         self._lease_id = lease_id
+        self._sharing = sharing
+        self._share_lease: AsyncLease | None = None  # of the last call, to be released
         self._timeout = timeout
         self._deadline = Deadline(timeout)
         self._state = state
@@ -66,6 +77,8 @@ class AsyncStream(StreamFacts):
         if self._call is not None:
             self._call.cancel()
         await self._scope.aclose()
+        if self._share_lease is not None:
+            await self._share_lease._end(release=True)
 
     async def send(
         self,
@@ -119,10 +132,10 @@ class AsyncStream(StreamFacts):
         size = self._state.pack_items = group_size(pack, self.window)
         while True:
             while not exhausted and self._state.has_room(size):
-                group = await _take(source, size)
-                if not await self._send_group(group):
+                sent = await self._send_some(source, size)
+                if sent is None:
                     break
-                if exhausted := len(group) < size:
+                if exhausted := sent < size:
                     await self.finish()
             result = await self._next_result()
             if result is None:
@@ -131,15 +144,23 @@ class AsyncStream(StreamFacts):
         if not exhausted:
             self._state.check_sendable()
 
-    async def _send_group(self, group: list[data.Inputs | data.Item]) -> bool:
-        """Sends a group of `map`; False when the server takes no more."""
-        try:
-            await self.send_many(group)
-        except Unavailable:
-            if not self.going_away:
-                raise
-            return False
-        return True
+    async def _send_some(self, source: AsyncIterator[data.Inputs | data.Item], count: int) -> int | None:
+        """Sends the next `count` items, fewer at the end; None when the server takes no more.
+
+        Each is sent when the source has it; those that it has without waiting travel together.
+        """
+        for sent in range(count):
+            try:
+                item = await anext(source)
+            except StopAsyncIteration:
+                return sent
+            try:
+                await self.send_many([item])
+            except Unavailable:
+                if not self.going_away:
+                    raise
+                return None
+        return count
 
     async def _next_result(self) -> data.Result | None:
         """The next result, None at the end."""
@@ -186,8 +207,47 @@ class AsyncStream(StreamFacts):
             self._notify()
 
     async def _receive(self) -> None:
+        """Receives the responses of one call, and has its shared memory."""
+        self._endpoint = self._caller.endpoint(self._lease_id)
+        async with AsyncExitStack() as scope:
+            try:
+                lease_id = await self._open_share(scope)
+            except AclserveError as error:
+                self._state.lose(error, self._deadline.remaining())
+                return
+            await self._receive_under(lease_id)
+
+    async def _open_share(self, scope: AsyncExitStack) -> str:
+        """Opens the shared memory of the next call and returns its lease; the stream's own where there is none."""
+        sharing, address = self._caller.sharing, self._endpoint.address
+        lease, share = AsyncLease(self._caller, None, self._opening_timeout()), None
+        if not self._lease_id and sharing.wanted(self._sharing, address):
+            try:
+                await lease.__aenter__()
+                scope.push_async_callback(self._end_lease, lease)
+                steps = sharing.register_for_stream(lease.id, *self._state.model)
+                share = await self._caller.run(steps, self._opening_timeout(), lease.id)
+            except AclserveError as error:
+                await scope.aclose()
+                sharing.refused(error, self._sharing, address)
+        if share is not None and self._state.ended:  # closed meanwhile
+            share.close()
+            share = None
+        self._state.attach(share)
+        return lease.id if share is not None else self._lease_id
+
+    async def _end_lease(self, lease: AsyncLease) -> None:
+        """Ends the keeping of a call's lease. The last one is released by `_close`, which cancels what runs here."""
+        self._share_lease = None if self._state.lost else lease
+        await lease._end(release=False)
+
+    def _opening_timeout(self) -> float | None:
+        limits = [limit for limit in (self._caller.options.timeout, self._deadline.remaining()) if limit is not None]
+        return min(limits, default=None)
+
+    async def _receive_under(self, lease_id: str) -> None:
         """Receives the responses of one call; pauses while results that nobody takes are at their bound."""
-        self._open()
+        self._open(lease_id)
         limit = self._caller.options.timeout
         try:
             async with asyncio.timeout(limit) as opening:
@@ -210,14 +270,14 @@ class AsyncStream(StreamFacts):
             self._call.cancel()
             self._notify()
 
-    def _open(self) -> None:
+    def _open(self, lease_id: str) -> None:
         """Begins a call."""
-        self._endpoint = self._caller.endpoint(self._lease_id)
+        self._endpoint = self._caller.endpoint(lease_id)
         self._calls += 1
         self._call = self._endpoint.callables[STREAM_INFER.path](
             self._requests(self._calls),
             timeout=self._deadline.remaining(),
-            metadata=self._caller.metadata(self._lease_id),
+            metadata=self._caller.metadata(lease_id),
         )
 
     async def _requests(self, number: int) -> AsyncIterator[pb.StreamInferRequest]:
@@ -252,14 +312,3 @@ async def _iterate(
     else:
         for item in items:
             yield item
-
-
-async def _take(source: AsyncIterator[data.Inputs | data.Item], count: int) -> list[data.Inputs | data.Item]:
-    """The next `count` items, fewer at the end."""
-    group: list[data.Inputs | data.Item] = []
-    while len(group) < count:
-        try:
-            group.append(await anext(source))
-        except StopAsyncIteration:
-            break
-    return group

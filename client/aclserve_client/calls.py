@@ -15,8 +15,12 @@ from google.protobuf.message import Message
 from aclserve.errors import AclserveError, FailedPrecondition, Unavailable
 from aclserve_client.errors import CallContext, error_from_rpc
 from aclserve_client.options import Deadline, Options, Retry, Timeout, addresses_of
-from aclserve_client.rpcs import CREATE_LEASE, RELEASE_LEASE, RPCS, Step
-from aclserve_client.verbs import LEASE_KEY, Steps, T, Watch
+from aclserve_client.rpcs import CREATE_LEASE, RELEASE_LEASE, RPCS, Step, Steps, T
+from aclserve_client.share_verbs import Sharing
+from aclserve_client.verbs import LEASE_KEY, Watch
+
+CLOSING_TIMEOUT_S = 1.0
+"""How long a client or stream that is closed waits for the server to let go of what it shares."""
 
 
 class Endpoint:
@@ -46,6 +50,7 @@ class _CallerBase:
             else:
                 channel = grpc_module.secure_channel(one, credentials, arguments)
             self.endpoints.append(Endpoint(one, channel))
+        self.sharing = Sharing(options)
         self._in_use = 0
         self._homes: dict[str, Endpoint] = {}
 
@@ -91,6 +96,8 @@ class Caller(_CallerBase):
         super().__init__(address, options, grpc)
 
     def close(self) -> None:
+        if not self._closed:
+            self.run(self.sharing.close(), CLOSING_TIMEOUT_S)
         self._closed = True
         for endpoint in self.endpoints:
             endpoint.channel.close()
@@ -99,14 +106,20 @@ class Caller(_CallerBase):
         """The verb's result. `timeout` bounds all of its calls together."""
         self.check_open()
         deadline = Deadline(self.options.seconds(timeout))
-        answer = None
-        while True:
-            try:
-                step = steps.send(answer)
-            except StopIteration as stop:
-                result: T = stop.value
-                return result
-            answer = self._call(step, deadline, lease_id)
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    answer = self._call(step, deadline, step.lease_id or lease_id)
+                except AclserveError as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answer)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        finally:
+            steps.close()
 
     def _call(self, step: Step, deadline: Deadline, lease_id: str) -> Any:
         retry = self._retry(step, lease_id)
@@ -152,6 +165,8 @@ class AsyncCaller(_CallerBase):
         super().__init__(address, options, grpc.aio)
 
     async def close(self) -> None:
+        if not self._closed:
+            await self.run(self.sharing.close(), CLOSING_TIMEOUT_S)
         self._closed = True
         for endpoint in self.endpoints:
             await endpoint.channel.close()
@@ -160,14 +175,20 @@ class AsyncCaller(_CallerBase):
         """The verb's result. `timeout` bounds all of its calls together."""
         self.check_open()
         deadline = Deadline(self.options.seconds(timeout))
-        answer = None
-        while True:
-            try:
-                step = steps.send(answer)
-            except StopIteration as stop:
-                result: T = stop.value
-                return result
-            answer = await self._call(step, deadline, lease_id)
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    answer = await self._call(step, deadline, step.lease_id or lease_id)
+                except AclserveError as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answer)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        finally:
+            steps.close()
 
     async def _call(self, step: Step, deadline: Deadline, lease_id: str) -> Any:
         retry = self._retry(step, lease_id)

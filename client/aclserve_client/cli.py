@@ -11,6 +11,7 @@ from pathlib import Path
 from aclserve.errors import AclserveError
 from aclserve_client import cli_commands as commands
 from aclserve_client import cli_top, cli_video
+from aclserve_client.cli_inputs import add_shared_memory, shared_memory_mode
 from aclserve_client.cli_output import Output, UsageError, error_lines
 from aclserve_client.client import Client
 from aclserve_client.data import ExecutionMode, MemoryAttribute, ResultOrder
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     output = Output(as_json=arguments.json)
-    options = Options(timeout=arguments.timeout)
+    options = Options(timeout=arguments.timeout, shared_memory=shared_memory_mode(arguments))
     with Client(arguments.address, options) as client:
         report = arguments.command(client, arguments, output)
     if report is not None:
@@ -68,6 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     infer = add("infer", "run one item")
     infer.set_defaults(command=commands.infer)
     _add_inputs(infer, "an input; NAME may be left out where the model has one")
+    add_shared_memory(infer)
     infer.add_argument("--output-dir", type=Path, metavar="DIR", help="write each output to DIR/NAME.npy")
     stream = add("stream", "run many items over one stream, and measure")
     stream.set_defaults(command=commands.stream)
@@ -78,6 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     stream.add_argument("--pack", type=positive_number, default=8, metavar="N", help="most items in one message (8)")
     _add_behaviour(stream)
+    add_shared_memory(stream)
     top = add("top", "watch streams, models and memory live until q; with --json, one document in each line")
     top.set_defaults(command=cli_top.top)
     top.add_argument(
@@ -96,8 +99,8 @@ def _general() -> argparse.ArgumentParser:
     group = general.add_argument_group("general options")
     group.add_argument(
         "--address",
-        metavar="HOST:PORT",
-        help=f"the server; several, with commas, stand in for each other "
+        metavar="ADDRESS",
+        help=f"the server, HOST:PORT or unix:PATH; several, with commas, stand in for each other "
         f"(environment: {ADDRESS_VARIABLE}; {DEFAULT_ADDRESS})",
     )
     group.add_argument("--timeout", type=seconds, metavar="SECONDS", help="for each call; 'none' for no limit (30)")

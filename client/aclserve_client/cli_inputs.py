@@ -1,7 +1,8 @@
-"""The inputs that `aclctl` sends: .npy files, or tensors made by the server, fitted to a model's description."""
+"""The inputs that `aclctl` sends: .npy files, or tensors made by the server, fitted to a model, and how they travel."""
 
 from __future__ import annotations
 
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,24 @@ from numpy.typing import NDArray
 
 from aclserve_client.cli_output import UsageError, shape_text
 from aclserve_client.data import Batching, Input, Inputs, ModelDescription, Random, TensorSpec, Typed, Zeros
+from aclserve_client.options import SharedMemory
+
+_SHARED_MEMORY: Mapping[str, SharedMemory] = {"off": False, "auto": "auto", "on": True}
+
+
+def add_shared_memory(parser: ArgumentParser) -> None:
+    """The option of the commands that send tensors."""
+    parser.add_argument(
+        "--shared-memory",
+        choices=tuple(_SHARED_MEMORY),
+        default="off",
+        help="send large tensors through memory shared with a server on this host; auto: where that is possible (off)",
+    )
+
+
+def shared_memory_mode(arguments: Namespace) -> SharedMemory:
+    """What `Options.shared_memory` takes; off for commands without the option."""
+    return _SHARED_MEMORY[getattr(arguments, "shared_memory", "off")]
 
 
 @dataclass(frozen=True)

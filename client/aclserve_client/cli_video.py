@@ -19,6 +19,7 @@ import numpy as np
 
 from aclserve.errors import AclserveError
 from aclserve_client.aio import AsyncClient
+from aclserve_client.cli_inputs import add_shared_memory, shared_memory_mode
 from aclserve_client.cli_output import Output, Report, Table, UsageError
 from aclserve_client.client import Client
 from aclserve_client.options import Options
@@ -56,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--source-option", action="append", type=_pair, default=[], metavar="KEY=VALUE", help="for FFmpeg, when opening"
     )
     add("--resume", action="store_true", help="go on when the server goes away, at the next address")
+    add_shared_memory(parser)
     add("--lines", type=Path, metavar="FILE", help="a JSON line for each frame (with --json: to standard output)")
     add("--out-video", type=Path, metavar="FILE", help="the frames with boxes; FILE-1, FILE-2 for several sources")
     add("--preview", type=Path, metavar="FILE.png", help="the latest frames with boxes, renewed while running")
@@ -117,7 +119,8 @@ def _preset(arguments: Namespace) -> str:
 
 async def _run(arguments: Namespace, output: Output, sinks: _Sinks) -> Report:
     preset = _preset(arguments)
-    async with AsyncClient(arguments.address, Options(timeout=arguments.timeout)) as client:
+    options = Options(timeout=arguments.timeout, shared_memory=shared_memory_mode(arguments))
+    async with AsyncClient(arguments.address, options) as client:
         session = VideoSession(
             client,
             arguments.model,

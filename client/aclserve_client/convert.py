@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, TypeVar, cast
 
 import numpy as np
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
+from numpy.typing import NDArray
 
 from aclserve.errors import InvalidArgument
 from aclserve.tensors import DTYPES, array_from_tensor, data_type_of, tensor_from_array
 from aclserve.v1 import device_pb2, memory_pb2, model_pb2, tensor_pb2
 from aclserve_client import data, stream_data
 from aclserve_client.errors import error_from_item, seconds_of
+from aclserve_client.shared_memory import RegionRef
 
 _E = TypeVar("_E", bound=StrEnum)
 
@@ -104,6 +106,9 @@ def tensor_to_wire(name: str, value: data.Input) -> tensor_pb2.Tensor:
         case data.BufferRef():
             tensor = _tensor(name, value.dtype, value.shape)
             tensor.buffer.CopyFrom(_slice_to_wire(value))
+        case RegionRef():
+            data_type = cast("tensor_pb2.DataType", value.data_type)
+            tensor = tensor_pb2.Tensor(name=name, data_type=data_type, shape=value.shape, region=_region_to_wire(value))
         case data.Zeros():
             tensor = _tensor(name, value.dtype, value.shape)
             tensor.fill.pattern = tensor_pb2.FILL_PATTERN_ZEROS
@@ -126,6 +131,10 @@ def _slice_to_wire(ref: data.BufferRef) -> tensor_pb2.BufferSlice:
     return tensor_pb2.BufferSlice(buffer_id=ref.buffer_id, offset_bytes=ref.offset_bytes, length_bytes=ref.length_bytes)
 
 
+def _region_to_wire(ref: RegionRef) -> tensor_pb2.RegionSlice:
+    return tensor_pb2.RegionSlice(region_id=ref.region_id, offset_bytes=ref.offset_bytes, length_bytes=ref.length_bytes)
+
+
 def outputs_to_wire(outputs: data.OutputChoice) -> list[model_pb2.OutputRequest]:
     """Which outputs to return, and where to."""
     if outputs is None:
@@ -135,7 +144,9 @@ def outputs_to_wire(outputs: data.OutputChoice) -> list[model_pb2.OutputRequest]
     if not isinstance(outputs, Mapping):
         return [model_pb2.OutputRequest(name=name) for name in outputs]
     return [
-        model_pb2.OutputRequest(name=name, buffer=None if ref is None else _slice_to_wire(ref))
+        model_pb2.OutputRequest(name=name, region=_region_to_wire(ref))
+        if isinstance(ref, RegionRef)
+        else model_pb2.OutputRequest(name=name, buffer=None if ref is None else _slice_to_wire(ref))
         for name, ref in outputs.items()
     ]
 
@@ -192,8 +203,11 @@ def _timestamp(time_ns: int | None) -> Timestamp | None:
     return Timestamp(seconds=time_ns // 1_000_000_000, nanos=time_ns % 1_000_000_000)
 
 
-def result_from_wire(message: model_pb2.InferResponse | model_pb2.InferResult) -> data.Result:
-    """The answer to one item, of Infer or of a stream."""
+def result_from_wire(
+    message: model_pb2.InferResponse | model_pb2.InferResult,
+    read: Callable[[tensor_pb2.Tensor], NDArray[Any]] = array_from_tensor,
+) -> data.Result:
+    """The answer to one item, of Infer or of a stream. `read` makes arrays of outputs in shared memory."""
     error, dropped = None, None
     if isinstance(message, model_pb2.InferResult):
         match message.WhichOneof("outcome"):
@@ -204,10 +218,13 @@ def result_from_wire(message: model_pb2.InferResponse | model_pb2.InferResult) -
                 dropped = stream_data.Dropped(reason, message.dropped.age_ns)
     outputs, buffers = {}, {}
     for tensor in message.outputs.tensors:
-        if tensor.WhichOneof("source") == "buffer":
-            buffers[tensor.name] = _ref_from_wire(tensor)
-        else:
-            outputs[tensor.name] = array_from_tensor(tensor)
+        match tensor.WhichOneof("source"):
+            case "buffer":
+                buffers[tensor.name] = _ref_from_wire(tensor)
+            case "region":
+                outputs[tensor.name] = read(tensor)
+            case _:
+                outputs[tensor.name] = array_from_tensor(tensor)
     captured = message.capture_time
     return data.Result(
         id=message.id,
@@ -329,60 +346,6 @@ def buffer_from_wire(buffer: memory_pb2.Buffer) -> data.BufferInfo:
 def usage_from_wire(usage: memory_pb2.MemoryUsage) -> data.MemoryUsage:
     kind = enum_from_wire(data.MemoryAttribute, usage.attribute).value
     return data.MemoryUsage(kind, usage.free_bytes, usage.total_bytes)
-
-
-def _drops(drops: Mapping[str, int]) -> dict[str, int]:
-    return {reason.lower(): count for reason, count in sorted(drops.items())}
-
-
-def summary_from_wire(summary: model_pb2.StreamSummary) -> stream_data.StreamSummary:
-    return stream_data.StreamSummary(
-        summary.received_items,
-        summary.succeeded_items,
-        summary.failed_items,
-        summary.dropped_items,
-        _drops(summary.drops),
-    )
-
-
-def report_from_wire(report: model_pb2.WatchStreamsResponse) -> stream_data.StreamsReport:
-    return stream_data.StreamsReport(
-        tuple(map(_stream_status, report.streams)), tuple(map(_model_status, report.models))
-    )
-
-
-def _stream_status(stream: model_pb2.StreamStatus) -> stream_data.StreamStatus:
-    return stream_data.StreamStatus(
-        number=stream.number,
-        model=stream.model,
-        policy=enum_from_wire(stream_data.FramePolicy, stream.policy),
-        priority=enum_from_wire(stream_data.Priority, stream.priority),
-        received_per_second=stream.received_per_second,
-        answered_per_second=stream.answered_per_second,
-        pending_items=stream.pending_items,
-        pending_bytes=stream.pending_bytes,
-        window_items=stream.max_pending_items,
-        oldest_age_ns=stream.oldest_age_ns,
-        received_items=stream.received_items,
-        succeeded_items=stream.succeeded_items,
-        failed_items=stream.failed_items,
-        dropped_items=stream.dropped_items,
-        drops=_drops(stream.drops),
-        p50_ns=stream.p50_ns,
-        p99_ns=stream.p99_ns,
-    )
-
-
-def _model_status(model: model_pb2.ModelStatus) -> stream_data.ModelStatus:
-    return stream_data.ModelStatus(
-        name=model.name,
-        version=model.version,
-        queue_rows=model.queue_rows,
-        executions_per_second=model.executions_per_second,
-        rows_per_second=model.rows_per_second,
-        mean_batch_rows=model.mean_batch_rows,
-        fill=model.fill,
-    )
 
 
 def byte_count(tensor: tensor_pb2.Tensor) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Literal
 
 import grpc
 
@@ -28,6 +29,9 @@ DEFAULT = Default.DEFAULT
 
 Timeout = float | None | Default
 """Seconds; None for no limit; `DEFAULT` for `Options.timeout`."""
+
+SharedMemory = bool | Literal["auto"]
+"""Whether large tensors go through memory shared with a server on the same host; see `Options`."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,14 @@ class Options:
     pack_items, pack_bytes: the most waiting items of a stream that travel in one message, and their size (a larger item
         travels alone).
     max_unread_results: the results that a stream keeps for a caller who sends without reading.
+    shared_memory: whether large tensors go through POSIX shared memory instead of messages, to a server on the same
+        host that was started with --system-shared-memory. "auto": where that is possible; otherwise they travel in
+        messages, which is logged once. True: where it is not possible, calls and streams raise why. Arrays are copied
+        into the memory, and outputs out of it, once each; results are ordinary arrays. Calls and streams with a
+        `lease` of their own do not use it.
+    shared_memory_bytes: the memory of each stream, and of all calls of `infer` together. It is taken step by step as it
+        is needed. An item that finds no room travels in a message.
+    shared_memory_min_bytes: smaller tensors travel in messages, which is as fast.
     credentials: for TLS; None for plain text.
     metadata: sent with every call.
     """
@@ -68,6 +80,9 @@ class Options:
     pack_items: int = 32
     pack_bytes: int = 1 << 20
     max_unread_results: int = 1024
+    shared_memory: SharedMemory = False
+    shared_memory_bytes: int = 64 << 20
+    shared_memory_min_bytes: int = 64 << 10
     credentials: grpc.ChannelCredentials | None = None
     metadata: tuple[tuple[str, str], ...] = ()
 
@@ -75,6 +90,7 @@ class Options:
         sizes = [
             *("max_message_bytes", "chunk_bytes", "pack_bytes", "pack_items"),
             *("retry_attempts", "resume_attempts", "max_unread_results"),
+            *("shared_memory_bytes", "shared_memory_min_bytes"),
         ]
         wrong = [f"{name} must be 1 or more, got {getattr(self, name)}" for name in sizes if getattr(self, name) < 1]
         for name in ("timeout", "resume_timeout", "keepalive_time", "keepalive_timeout"):
@@ -83,12 +99,18 @@ class Options:
                 wrong.append(f"{name} must be above 0 s, got {value}")
         if self.retry_backoff < 0:
             wrong.append(f"retry_backoff must be 0 s or more, got {self.retry_backoff}")
+        if self.shared_memory not in (True, False, "auto"):
+            wrong.append(f'shared_memory must be True, False or "auto", got {self.shared_memory!r}')
         if wrong:
             raise InvalidArgument("; ".join(wrong), reason="OPTIONS_INVALID")
 
     def seconds(self, timeout: Timeout) -> float | None:
         """The timeout of a call in seconds, or None for no limit."""
         return self.timeout if isinstance(timeout, Default) else timeout
+
+    def sharing(self, mode: SharedMemory | None) -> SharedMemory:
+        """The mode of a stream that names one or none."""
+        return self.shared_memory if mode is None else replace(self, shared_memory=mode).shared_memory
 
     def channel_arguments(self) -> list[tuple[str, int]]:
         """gRPC's channel arguments. Connections are not shared between clients; gRPC itself does not retry."""
@@ -106,7 +128,7 @@ class Options:
 
 
 def addresses_of(address: str | Iterable[str]) -> tuple[str, ...]:
-    """The addresses in "host:port,host:port" or in several texts, each once.
+    """The addresses in "host:port,host:port" or in several texts, each once. A path of unix: has no commas in it.
 
     Raises `InvalidArgument`, reason ADDRESS_INVALID, when there is none.
     """
@@ -114,7 +136,7 @@ def addresses_of(address: str | Iterable[str]) -> tuple[str, ...]:
     found = dict.fromkeys(part.strip() for text in texts for part in text.split(","))
     found.pop("", None)
     if not found:
-        raise InvalidArgument("no address; say host:port, or several of them", reason="ADDRESS_INVALID")
+        raise InvalidArgument("no address; say host:port or unix:path, or several of them", reason="ADDRESS_INVALID")
     return tuple(found)
 
 

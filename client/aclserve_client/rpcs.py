@@ -6,9 +6,9 @@ descriptors.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from google.protobuf.message import Message
 
@@ -37,10 +37,19 @@ class Rpc:
 
 @dataclass(frozen=True)
 class Step:
-    """One call that a verb wants made. The answer is the response, or the list of responses for a server's stream."""
+    """One call that a verb wants made. The answer is the response, or the list of responses for a server's stream.
+
+    `lease_id`: shown instead of the verb's.
+    """
 
     rpc: Rpc
     request: Message | Iterable[Message]
+    lease_id: str = ""
+
+
+T = TypeVar("T")
+Steps = Generator[Step, Any, T]
+"""A verb under way. A call's error is thrown into it."""
 
 
 def _rpc(module: Any, service: str, name: str, kind: Kind = "unary_unary", *, is_read: bool = False) -> Rpc:
@@ -62,6 +71,9 @@ COPY_MEMORY = _rpc(memory_pb2, "MemoryService", "CopyMemory")
 WRITE_BUFFER = _rpc(memory_pb2, "MemoryService", "WriteBuffer", "stream_unary")
 READ_BUFFER = _rpc(memory_pb2, "MemoryService", "ReadBuffer", "unary_stream", is_read=True)
 QUERY_MEMORY = _rpc(memory_pb2, "MemoryService", "QueryMemory", is_read=True)
+REGISTER_REGION = _rpc(memory_pb2, "MemoryService", "RegisterRegion")
+UNREGISTER_REGION = _rpc(memory_pb2, "MemoryService", "UnregisterRegion")
+LIST_REGIONS = _rpc(memory_pb2, "MemoryService", "ListRegions", is_read=True)
 
 LIST_MODELS = _rpc(model_pb2, "ModelService", "ListModels", is_read=True)
 GET_MODEL = _rpc(model_pb2, "ModelService", "GetModel", is_read=True)

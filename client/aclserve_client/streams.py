@@ -24,41 +24,27 @@ Invariants, each with a test:
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from aclserve.errors import (
     AclserveError,
     AlreadyExists,
     Cancelled,
     FailedPrecondition,
-    Internal,
-    InvalidArgument,
     ResourceExhausted,
-    Unavailable,
 )
 from aclserve.v1 import model_pb2 as pb
-from aclserve_client import convert, data
+from aclserve_client import convert, convert_streams, data
 from aclserve_client.options import Options
 from aclserve_client.resume import Resumption, check_resumable, is_resumable
+from aclserve_client.sharing import Share, lost_region
 from aclserve_client.stream_data import StreamSummary
+from aclserve_client.stream_items import Entry, check_size, counted, make_entry, result_of, unanswered, unlooked_at
 from aclserve_client.window import Load, Window
 
-_ITEM_OVERHEAD_BYTES = 16
-"""Room for an item's tag and length, and for the message around it."""
-
-
-@dataclass(slots=True, eq=False)
-class _Entry:
-    """An item that is not answered. `message` is there as long as it may leave, and not above `size_bytes`."""
-
-    id: str
-    message: pb.InferItem | None
-    size_bytes: int
-    inline_bytes: int
-    on_its_way: bool = False
-    taken_back: bool = False
+logger = logging.getLogger(__name__)
 
 
 class StreamState:
@@ -82,16 +68,22 @@ class StreamState:
         self._pack_bytes = options.pack_bytes
         self._max_message_bytes = options.max_message_bytes
         self._max_unread = options.max_unread_results
-        self._outgoing: deque[_Entry | pb.CancelItems] = deque()
-        self._pending: dict[str, _Entry] = {}
+        self._outgoing: deque[Entry | pb.CancelItems] = deque()
+        self._pending: dict[str, Entry] = {}
         self._added = Load()
         self._away = Load()
         self._unread: deque[data.Result] = deque()
         self._outcomes: Counter[str] = Counter()
         self._next_position = 0
         self._error: AclserveError | None = None
+        self._share: Share | None = None
 
     # What the caller wants.
+
+    @property
+    def model(self) -> tuple[str, int]:
+        """The stream's model and version."""
+        return self._config.model, self._config.version
 
     @property
     def pending(self) -> int:
@@ -125,7 +117,7 @@ class StreamState:
         if self.finished:
             raise FailedPrecondition("the stream is finished; open another one", reason="STREAM_FINISHED")
         if self.going_away and (self.ended or self._resumption is None):
-            raise self._unlooked_at()
+            raise unlooked_at()
         if self.ended:
             raise FailedPrecondition("the stream has ended; open another one", reason="STREAM_ENDED")
 
@@ -139,7 +131,11 @@ class StreamState:
                     reason="RESULTS_NOT_READ",
                 )
             return False
-        return self.window.fits(self._added, convert.inline_bytes(item))
+        if self._share is None:
+            return self.window.fits(self._added, convert.inline_bytes(item))
+        if convert.size_bound(item) > self._message_limit and self._share.will_have_room(item):
+            return False
+        return self.window.fits(self._added, self._share.inline_bytes(item))
 
     def add(self, item: data.Item) -> str:
         """Takes one item, which `admits` must have admitted, and returns its id: the given one, or its position.
@@ -150,31 +146,48 @@ class StreamState:
         """
         if self._resumption is not None:
             check_resumable(item)
-        size = convert.size_bound(item)
-        message = pb.InferItem(**convert.item_fields(item))
-        if not message.id:
-            message.id = str(self._next_position)
-        if message.id in self._pending:
-            raise AlreadyExists(f"item {message.id!r} is pending on this stream", reason="DUPLICATE_ITEM_ID")
-        if size > self._message_limit:
-            self._check_size(message)
+        item_id = item.id or str(self._next_position)
+        if item_id in self._pending:
+            raise AlreadyExists(f"item {item_id!r} is pending on this stream", reason="DUPLICATE_ITEM_ID")
+        entry = make_entry(item, item_id, self._share)
+        check_size(entry, self._message_limit)
         self._next_position += 1
-        entry = self._pending[message.id] = _Entry(message.id, message, size, convert.inline_bytes(item))
+        self._pending[item_id] = entry
         self._added.add(entry.inline_bytes)
         self._outgoing.append(entry)
-        return entry.id
+        return item_id
+
+    def attach(self, share: Share | None) -> None:
+        """The region of the call that is opened next, which the state closes. Items in another one are moved."""
+        former, self._share = self._share, share
+        waiting, self._outgoing = self._outgoing, deque()
+        for entry in waiting:
+            moved = self._moved(entry, share) if isinstance(entry, Entry) and entry.placed is not None else entry
+            if moved is not None:
+                self._outgoing.append(moved)
+        if former is not None:
+            former.close()
+
+    def _moved(self, entry: Entry, share: Share | None) -> Entry | None:
+        """The item in another region, or all in its message; None where that is too large, which answers it."""
+        assert entry.placed is not None
+        anew = make_entry(entry.placed.inline(), entry.id, share)
+        anew.taken_back = entry.taken_back
+        entry.placed.release()
+        self._added.remove(entry.inline_bytes)
+        self._added.add(anew.inline_bytes)
+        self._pending[entry.id] = anew
+        try:
+            check_size(anew, self._message_limit)
+        except AclserveError as error:
+            self._answer(data.Result(id=anew.id, error=error))
+            return None
+        return anew
 
     @property
     def _message_limit(self) -> int:
         stated = self.ready.max_message_bytes if self.ready is not None else 0
         return min(self._max_message_bytes, stated or self._max_message_bytes)
-
-    def _check_size(self, message: pb.InferItem) -> None:
-        limit, size = self._message_limit, message.ByteSize() + _ITEM_OVERHEAD_BYTES
-        if size > limit:
-            raise ResourceExhausted(
-                f"item {message.id!r} takes {size} bytes; one message may have {limit}", reason="MESSAGE_TOO_LARGE"
-            )
 
     def cancel(self, ids: Iterable[str]) -> None:
         """Takes items back; each is still answered. Ids that are not pending are left out."""
@@ -198,8 +211,13 @@ class StreamState:
 
     @property
     def sending_is_over(self) -> bool:
-        """True when no message will follow on this call those that `next_message` has given."""
-        return self.ended or self.lost or self.going_away or (self.finished and not self._outgoing)
+        """True when no message will follow on this call those that `next_message` has given.
+
+        Items in shared memory are waited for: the server may have lost sight of it, and then they are sent again.
+        """
+        if self.ended or self.lost or self.going_away:
+            return True
+        return self.finished and not self._outgoing and (self._share is None or not self._share.items)
 
     def next_message(self) -> pb.StreamInferRequest | None:
         """The next message to send, or None while there is none."""
@@ -246,7 +264,10 @@ class StreamState:
                 self._open(response.ready)
             case "results":
                 for message in response.results.results:
-                    self._answer(_result(message))
+                    entry = self._pending.get(message.id)
+                    result = result_of(message, entry)
+                    if not self._sent_again(result, entry):
+                        self._answer(result)
                 if self._resumption is not None:
                     self._resumption.progress()
             case "window":
@@ -255,7 +276,24 @@ class StreamState:
                 self.going_away = True
                 self.last_accepted_id = response.going_away.last_accepted_id
             case "summary" if self._resumption is None:
-                self.summary = convert.summary_from_wire(response.summary)
+                self.summary = convert_streams.summary_from_wire(response.summary)
+
+    def _sent_again(self, result: data.Result, entry: Entry | None) -> bool:
+        """Whether an item whose shared memory the server has lost sight of leaves once more, in a message."""
+        if entry is None or entry.placed is None or result.error is None or not lost_region(result.error):
+            return False
+        if self.going_away and self._resumption is None:
+            return False
+        placed, reason = entry.placed, result.error.reason
+        placed.share.model = None
+        if reason != "REGION_TOO_SMALL" and not placed.share.retired:
+            logger.warning("the server lost the shared memory (%s); tensors travel in messages", reason)
+            placed.share.retire()
+        if entry.on_its_way:
+            self._away.remove(entry.inline_bytes)
+        if (anew := self._moved(entry, None)) is not None:
+            self._outgoing.appendleft(anew)
+        return True
 
     def _open(self, ready: pb.StreamReady) -> None:
         if self.ready is not None:
@@ -277,6 +315,7 @@ class StreamState:
         self._added.remove(entry.inline_bytes)
         if entry.on_its_way:
             self._away.remove(entry.inline_bytes)
+        entry.release()
         self._unread.append(result)
         if self._resumption is not None:
             self._outcomes[result.dropped.reason if result.dropped else "failed" if result.error else "succeeded"] += 1
@@ -286,10 +325,10 @@ class StreamState:
         if self.ended or self.lost:
             return
         if self._resumption is not None and self.going_away:
-            self._lose(self._unlooked_at(), self._resumption, remaining)
+            self._lose(unlooked_at(), self._resumption, remaining)
             return
         for item_id in list(self._pending):
-            self._answer(data.Result(id=item_id, error=self._unanswered(item_id)))
+            self._answer(data.Result(id=item_id, error=unlooked_at() if self.going_away else unanswered(item_id)))
         self._conclude()
 
     def lose(self, error: AclserveError, remaining: float | None = None) -> None:
@@ -305,6 +344,8 @@ class StreamState:
         self.connecting, self._configured = True, False
         self._away.clear()
         self._outgoing.clear()
+        if self._share is not None:
+            self._share.retire()  # the server lost may still be at it
         for entry in list(self._pending.values()):
             entry.on_its_way = False
             if entry.taken_back:
@@ -337,24 +378,9 @@ class StreamState:
         self.ended = True
         self.resume_after = None
         self._outgoing.clear()
+        self.attach(None)
         if self._resumption is not None and self._error is None:
-            self.summary = self._counted()
-
-    def _counted(self) -> StreamSummary:
-        """The totals of all servers, as far as their answers arrived."""
-        drops = {reason: count for reason, count in self._outcomes.items() if reason not in ("failed", "succeeded")}
-        succeeded, failed = self._outcomes["succeeded"], self._outcomes["failed"]
-        return StreamSummary(self._outcomes.total(), succeeded, failed, sum(drops.values()), drops)
-
-    def _unanswered(self, item_id: str) -> AclserveError:
-        if self.going_away:
-            return self._unlooked_at()
-        return Internal(f"the server ended the stream without answering item {item_id!r}", reason="ITEM_NOT_ANSWERED")
-
-    def _unlooked_at(self) -> AclserveError:
-        return Unavailable(
-            "the server is shutting down and takes no further item; send it elsewhere", reason="SERVER_GOING_AWAY"
-        )
+            self.summary = counted(self._outcomes)
 
     # What to hand out.
 
@@ -370,23 +396,3 @@ class StreamState:
     def drained(self) -> bool:
         """True when `take` will give no result any more."""
         return self.ended and not self._unread
-
-
-def _result(message: pb.InferResult) -> data.Result:
-    """A result; one that this version cannot read is an error of its item, not of the stream."""
-    try:
-        return convert.result_from_wire(message)
-    except AclserveError as error:
-        return data.Result(id=message.id, error=error)
-
-
-def as_item(item: data.Inputs | data.Item) -> data.Item:
-    """An item, given as such or as its inputs alone."""
-    return item if isinstance(item, data.Item) else data.Item(item)
-
-
-def group_size(pack: int, window: int) -> int:
-    """How many items `map` sends at a time: a message's worth, but so that two fit into the window."""
-    if pack < 1:
-        raise InvalidArgument(f"pack must be 1 or more, got {pack}", reason="OPTIONS_INVALID")
-    return min(pack, max(1, window // 2))

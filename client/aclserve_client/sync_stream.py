@@ -20,11 +20,14 @@ from aclserve.errors import AclserveError, Cancelled, DeadlineExceeded, FailedPr
 from aclserve.v1 import model_pb2 as pb
 from aclserve_client import data
 from aclserve_client.calls import Caller
-from aclserve_client.options import Deadline
+from aclserve_client.lease import Lease
+from aclserve_client.options import Deadline, SharedMemory
 from aclserve_client.rpcs import STREAM_INFER
+from aclserve_client.sharing import Share
 from aclserve_client.stream_data import Priority
 from aclserve_client.stream_facts import StreamFacts
-from aclserve_client.streams import StreamState, as_item, group_size
+from aclserve_client.stream_items import as_item, group_size
+from aclserve_client.streams import StreamState
 
 _RECHECK_S = 1.0
 """How often a sender that waits for another thread's reading looks whether that thread is still alive."""
@@ -38,9 +41,13 @@ class Stream(StreamFacts):
     a window ahead of the results.
     """
 
-    def __init__(self, caller: Caller, state: StreamState, lease_id: str, timeout: float | None) -> None:
+    def __init__(
+        self, caller: Caller, state: StreamState, lease_id: str, timeout: float | None, sharing: SharedMemory = False
+    ) -> None:
         self._caller = caller
         self._lease_id = lease_id
+        self._sharing = sharing
+        self._share_lease: Lease | None = None
         self._timeout = timeout
         self._deadline = Deadline(timeout)
         self._state = state
@@ -78,22 +85,78 @@ class Stream(StreamFacts):
             self._changed.notify_all()
             if self._watchdog is not None:
                 self._watchdog.cancel()
-            self._call.cancel()
+            if self._call is not None:
+                self._call.cancel()
+            lease, self._share_lease = self._share_lease, None
+        if lease is not None:
+            lease._end(release=True)
 
     def _open(self) -> None:
         """Holding `_changed`: begins a call, which must become ready within `Options.timeout`."""
-        self._endpoint = self._caller.endpoint(self._lease_id)
+        lease_id = self._lease_id
+        if self._sharing:
+            try:
+                lease_id = self._open_share()
+            except AclserveError as error:
+                self._state.lose(error, self._deadline.remaining())
+                return
+            if self._state.ended:
+                return
+        self._endpoint = self._caller.endpoint(lease_id)
         self._calls += 1
         self._call = self._endpoint.callables[STREAM_INFER.path](
             self._requests(self._calls),
             timeout=self._deadline.remaining(),
-            metadata=self._caller.metadata(self._lease_id),
+            metadata=self._caller.metadata(lease_id),
         )
         limit = self._caller.options.timeout
         if limit is not None:
             self._watchdog = threading.Timer(limit, self._give_up_opening, (self._calls, limit))
             self._watchdog.daemon = True
             self._watchdog.start()
+
+    def _open_share(self) -> str:
+        """Opens the shared memory of the next call and returns its lease; "" where there is none.
+
+        Holds `_changed`, but not while it waits.
+        """
+        former, self._share_lease = self._share_lease, None
+        self._changed.release()
+        try:
+            if former is not None:
+                former._end(release=False)
+            lease, share = self._new_share()
+        finally:
+            self._changed.acquire()
+        if self._state.ended:  # closed meanwhile
+            if lease is not None and share is not None:
+                share.close()
+                lease._end(release=True)
+            return ""
+        self._state.attach(share)
+        self._share_lease = lease
+        return "" if lease is None else lease.id
+
+    def _new_share(self) -> tuple[Lease, Share] | tuple[None, None]:
+        sharing, address = self._caller.sharing, self._caller.endpoint().address
+        if not sharing.wanted(self._sharing, address):
+            return None, None
+        lease = Lease(self._caller, None, self._opening_timeout())
+        try:
+            lease.__enter__()
+            try:
+                steps = sharing.register_for_stream(lease.id, *self._state.model)
+                return lease, self._caller.run(steps, self._opening_timeout(), lease.id)
+            except BaseException:
+                lease._end(release=True)
+                raise
+        except AclserveError as error:
+            sharing.refused(error, self._sharing, address)
+            return None, None
+
+    def _opening_timeout(self) -> float | None:
+        limits = [limit for limit in (self._caller.options.timeout, self._deadline.remaining()) if limit is not None]
+        return min(limits, default=None)
 
     def _give_up_opening(self, number: int, limit: float) -> None:
         with self._changed:
@@ -208,7 +271,7 @@ class Stream(StreamFacts):
 
     def _advance(self) -> None:
         """Holding `_changed`: takes one step towards the next result, or waits for the thread that is at it."""
-        if self._call is None:
+        if self._call is None and not self._state.lost:
             raise FailedPrecondition("the stream is not open; use it in `with`", reason="STREAM_NOT_OPEN")
         if self._receiving:
             self._changed.wait()

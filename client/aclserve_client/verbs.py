@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 import numpy as np
 from google.protobuf.message import Message
@@ -20,16 +20,13 @@ from numpy.typing import NDArray
 from aclserve.errors import DataLoss, InvalidArgument
 from aclserve.tensors import array_from_tensor
 from aclserve.v1 import device_pb2, memory_pb2, model_pb2, tensor_pb2
-from aclserve_client import convert, data, rpcs
+from aclserve_client import convert, convert_streams, data, rpcs
 from aclserve_client.checksum import crc32c
 from aclserve_client.options import Options
 from aclserve_client.resume import Resumption
-from aclserve_client.rpcs import Rpc, Step
+from aclserve_client.rpcs import Rpc, Step, Steps, T
 from aclserve_client.stream_data import FramePolicy, Priority, StreamPreset, StreamsReport
 from aclserve_client.streams import StreamState
-
-T = TypeVar("T")
-Steps = Generator[Step, Any, T]
 
 BytesLike = bytes | bytearray | memoryview
 SourceLike = BytesLike | NDArray[Any] | str | os.PathLike[str]
@@ -148,11 +145,6 @@ def load(
 
 def unload(model: str, version: int) -> Steps[None]:
     yield Step(rpcs.UNLOAD_MODEL, model_pb2.UnloadModelRequest(model=model, version=version))
-
-
-def infer(item: data.Item) -> Steps[data.Result]:
-    answer = yield Step(rpcs.INFER, model_pb2.InferRequest(**convert.item_fields(item)))
-    return convert.result_from_wire(answer)
 
 
 def create_lease(ttl: float | None) -> Steps[data.LeaseInfo]:
@@ -287,7 +279,7 @@ class Watch(Generic[T]):
 
 def watch_streams(interval: float) -> Watch[StreamsReport]:
     request = model_pb2.WatchStreamsRequest(interval=convert.duration_to_wire(interval))
-    return Watch(rpcs.WATCH_STREAMS, request, convert.report_from_wire)
+    return Watch(rpcs.WATCH_STREAMS, request, convert_streams.report_from_wire)
 
 
 def stream_state(

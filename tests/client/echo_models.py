@@ -40,7 +40,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             gears=[model_pb2.Gear(kind="batch", values=[n]) for n in (1, 8)] if batched else [],
             batching=model_pb2.BATCHING_ROWS if batched else model_pb2.BATCHING_NONE,
             batching_reason="axis 0 varies",
-            max_rows=8 if batched else 1,
+            max_rows=self._server.max_rows if batched else 1,
             execution_mode=model_pb2.EXECUTION_MODE_ASYNCHRONOUS,
             memory_owner=model_pb2.MEMORY_OWNER_ASCENDCL,
             max_queue_delay=Duration(nanos=2_000_000),
@@ -85,12 +85,15 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         return model_pb2.UnloadModelResponse()
 
     def Infer(self, request, context):
+        self._server.infer_began.release()
         self._server.gate.wait()
         self._known(request.model, context)
         try:
+            self._server.message_bytes.append(request.ByteSize())
             outputs = self._run(request, context)
         except errors.AclserveError as error:
             abort(context, error)
+        self._server.answer_bytes.append(outputs.ByteSize())
         captured = request.capture_time if request.HasField("capture_time") else None
         return model_pb2.InferResponse(id=request.id, outputs=outputs, timing=TIMING, capture_time=captured)
 
@@ -103,6 +106,9 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         elif source == "fill":
             value = 0.0 if tensor.fill.pattern == tensor_pb2.FILL_PATTERN_ZEROS else 0.5
             x = np.full(tuple(tensor.shape), value, np.float32)
+        elif source == "region":
+            content = self._server.regions.read(tensor.region, context, 4 * int(np.prod(tensor.shape)))
+            x = np.frombuffer(content, np.float32).reshape(tuple(tensor.shape))
         else:
             content = self._server.lease(context)["buffers"][tensor.buffer.buffer_id][1]
             count = int(np.prod(tensor.shape))
@@ -115,6 +121,9 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
                 content = self._server.lease(context)["buffers"][wanted.buffer.buffer_id][1]
                 content[: len(y.data)] = y.data
                 y.buffer.CopyFrom(wanted.buffer)
+            if wanted.HasField("region"):
+                self._server.regions.write(wanted.region, context, y.data)
+                y.region.CopyFrom(wanted.region)
         return model_pb2.Outputs(tensors=[y])
 
     def StreamInfer(self, request_iterator, context):
@@ -217,7 +226,9 @@ class _Session:
                 results.append(self._answer(item))
                 counts[results[-1].WhichOneof("outcome")] += 1
             self._server.answered.extend(result.id for result in results)
-            yield model_pb2.StreamInferResponse(results=model_pb2.ResultList(results=results))
+            response = model_pb2.StreamInferResponse(results=model_pb2.ResultList(results=results))
+            self._server.answer_bytes.append(response.ByteSize())
+            yield response
         yield model_pb2.StreamInferResponse(
             summary=model_pb2.StreamSummary(
                 received_items=sum(counts.values()),
@@ -259,7 +270,9 @@ class _Session:
                     self._server.cancels.append(list(request.cancel.ids))
                     with self._lock:
                         self._waiting.update({i: True for i in request.cancel.ids if i in self._waiting})
-                elif not self._take(list(request.items.items)):
+                    continue
+                self._server.message_bytes.append(request.ByteSize())
+                if not self._take(list(request.items.items)):
                     break
         except grpc.RpcError:
             pass
@@ -267,6 +280,7 @@ class _Session:
 
     def _take(self, items):
         self._server.messages.append([item.id for item in items])
+        self._server.taken.release()
         with self._lock:
             limit = self._server.accept_items
             taken = items if limit is None else items[: max(0, limit - self._accepted)]

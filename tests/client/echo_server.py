@@ -18,6 +18,7 @@ from aclserve import errors
 from aclserve.v1 import device_pb2, device_pb2_grpc, memory_pb2, memory_pb2_grpc, model_pb2, model_pb2_grpc
 from client.echo_errors import abort
 from client.echo_models import ModelServicer
+from client.echo_regions import Regions
 
 
 class Faults(grpc.ServerInterceptor):
@@ -55,7 +56,8 @@ class Faults(grpc.ServerInterceptor):
 
 
 class EchoServer:
-    def __init__(self, *, window=8, window_bytes=0, page_size=2, lease_ttl=60.0, max_message_bytes=1 << 20, port=0):
+    def __init__(self, *, window=8, window_bytes=0, page_size=2, lease_ttl=60.0, max_message_bytes=1 << 20, port=0,
+                 address=None, shared_memory=False):  # fmt: skip
         self.window = window
         self.window_bytes = window_bytes
         self.page_size = page_size
@@ -63,8 +65,14 @@ class EchoServer:
         self.max_message_bytes = max_message_bytes
         self.gate = threading.Event()
         self.gate.set()
+        self.taken = threading.Semaphore(0)  # a message of items came
+        self.infer_began = threading.Semaphore(0)
         self.closing = threading.Event()
         self.faults = Faults()
+        self.regions = Regions(self, shared_memory)
+        self.max_rows = 8
+        self.message_bytes = []  # of each item of Infer and each message of items
+        self.answer_bytes = []
         self.messages = []  # ids of the items of each message of all streams, in order
         self.cancels = []
         self.most_pending = 0
@@ -92,14 +100,15 @@ class EchoServer:
         device_pb2_grpc.add_DeviceServiceServicer_to_server(DeviceServicer(self), self._server)
         memory_pb2_grpc.add_MemoryServiceServicer_to_server(MemoryServicer(self), self._server)
         model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(self), self._server)
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
-        self.address = f"127.0.0.1:{self.port}"
+        self.port = self._server.add_insecure_port(address or f"127.0.0.1:{port}")
+        self.address = address or f"127.0.0.1:{self.port}"
         self._server.start()
 
     def close(self):
         self.gate.set()
         self.closing.set()
         self._server.stop(0).wait()
+        self.regions.close()
 
     def say(self, **response):
         """Sends a message of the server's own on every open stream."""
@@ -109,8 +118,11 @@ class EchoServer:
     def new_id(self):
         return next(self._ids)
 
+    def lease_id_of(self, context):
+        return dict(context.invocation_metadata()).get("aclserve-lease")
+
     def lease(self, context):
-        lease_id = dict(context.invocation_metadata()).get("aclserve-lease")
+        lease_id = self.lease_id_of(context)
         if lease_id is None:
             abort(context, errors.Unauthenticated("show a lease", reason="LEASE_REQUIRED"))
         if lease_id not in self.leases:
@@ -234,6 +246,9 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
             last = at + 1000 >= len(content)
             crc = google_crc32c.value(content) ^ self._server.corrupt_reads if last else None
             yield memory_pb2.ReadBufferResponse(data=content[at : at + 1000], crc32c=crc)
+
+    def RegisterRegion(self, request, context):
+        return self._server.regions.register(request, context)
 
     def QueryMemory(self, request, context):
         attributes = request.attributes or [memory_pb2.MEMORY_ATTRIBUTE_DDR, memory_pb2.MEMORY_ATTRIBUTE_HBM]

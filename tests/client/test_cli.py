@@ -287,3 +287,19 @@ def test_without_rich_tables_are_refused_and_json_works(server):
     assert done.returncode == 2
     assert "pip install 'aclserve[cli]'" in done.stderr
     assert json.loads(run("stream", "echo", "--zeros", "--items", "3", "--json").stdout)["succeeded"] == 3
+
+
+def test_shared_memory_of_calls_and_streams(make_server, tmp_path, capsys):
+    server = make_server(shared_memory=True)
+    server.max_rows = 30_000
+    np.save(tmp_path / "x.npy", np.ones((30_000, 3), np.float32))
+    for command in (["infer", "echo"], ["stream", "echo", "--rows", "10000"]):
+        arguments = [*command, "--input", f"x={tmp_path}/x.npy", "--shared-memory", "on"]
+        assert cli.main(["--address", server.address, "--json", *arguments]) == 0
+    assert server.regions.registered == 2
+    assert len(server.message_bytes) in (2, 3, 4)
+    assert max(server.message_bytes) < 500
+    server.regions.enabled = False
+    assert cli.main(["--address", server.address, *arguments]) == 1
+    assert "SHARED_MEMORY_OFF" in capsys.readouterr().err
+    assert cli.main(["--address", server.address, *arguments[:-1], "auto"]) == 0

@@ -102,6 +102,43 @@ def test_items_sent_together_travel_in_one_message(server):
     assert server.messages == [["0", "b", "2"]]
 
 
+def test_items_that_wait_leave_together_and_one_alone_at_once(server):
+    """The window of 8 holds items back one by one; what has gathered meanwhile is one message."""
+    with ac.Client(server.address) as client, client.stream("echo", max_pending=6) as stream:
+        stream.send(row(0))
+        assert value_of(next(stream.results())) == 0  # it did not wait for company
+        server.gate.clear()
+        stream.send(row(1))
+        assert server.taken.acquire(timeout=30)
+        assert server.taken.acquire(timeout=30)
+        with stream._changed:  # nothing leaves while this is held
+            for number in range(2, 6):
+                stream._state.add(ac.Item(row(number)))
+        stream.send(row(6))
+        server.gate.set()
+        stream.finish()
+        assert sorted(map(value_of, stream.results())) == [1, 2, 3, 4, 5, 6]
+    assert server.messages == [["0"], ["1"], ["2", "3", "4", "5", "6"]]
+
+
+def test_an_asynchronous_source_that_takes_its_time_delays_nothing(server):
+    """Each item is sent before the next one is there, however many would fit into a message."""
+
+    async def source():
+        for number in range(3):
+            yield row(number)
+            yield row(number + 10)
+            assert await asyncio.to_thread(server.taken.acquire, timeout=30)
+
+    async def work(client):
+        async with client.stream("echo", max_pending=32) as stream:
+            return [value_of(result) async for result in stream.map(source(), pack=8)]
+
+    server.window = 32
+    assert sorted(run(server.address, work)) == [0, 1, 2, 10, 11, 12]
+    assert server.messages == [["0", "1"], ["2", "3"], ["4", "5"]]
+
+
 @pytest.mark.parametrize(("pack", "expected"), [(1, [1] * 10), (4, [4, 4, 2]), (100, [4, 4, 2])])
 def test_map_packs_and_keeps_the_order(server, pack, expected):
     with ac.Client(server.address) as client, client.stream("echo", order="submission") as stream:

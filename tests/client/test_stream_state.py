@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 import aclserve_client as ac
 from aclserve.v1 import model_pb2 as pb
 from aclserve_client import convert
-from aclserve_client.streams import StreamState, as_item, group_size
+from aclserve_client.stream_items import as_item, group_size
+from aclserve_client.streams import StreamState
 from client.stream_states import X, add, admits, answer, go_away, narrow, opened, sent, taken
 
 
