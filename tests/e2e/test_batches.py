@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import aclserve_server.engine.runner as engine_runner
+import aclserve_server.engine.lane as engine_lane
 import aclserve_server.rpc.model as rpc_model
 from aclserve.errors import Unavailable
 from aclserve_client import Client
@@ -86,7 +86,7 @@ def test_two_slots_with_different_gears_give_each_item_its_own_dims(service: Ser
         service.emulator.release()
         stream.finish()
         found = {result.id: result.raise_for_error() for result in stream.results()}
-    for name, first, count, gear in (("one", 0, 1, 1), ("many", 1, 32, 32), ("few", 40, 5, 8)):
+    for name, first, count, gear in (("one", 0, 1, 1), ("many", 1, 32, 32), ("few", 40, 5, 5)):
         np.testing.assert_array_equal(found[name].outputs["y"], rows(first, count))
         timing = found[name].timing
         assert timing is not None
@@ -173,7 +173,7 @@ def test_a_large_item_is_copied_once_and_allocates_nothing_large(
     assert runner is not None
     copies = sum(slot.copies for slot in runner.slots)
     peaks: list[int] = []
-    scan, pack = rpc_model.scan_infer_request, engine_runner.pack
+    scan, pack = rpc_model.scan_infer_request, engine_lane.pack
 
     def from_receipt(message: bytes) -> Any:
         tracemalloc.start(1)
@@ -185,7 +185,7 @@ def test_a_large_item_is_copied_once_and_allocates_nothing_large(
         tracemalloc.stop()
 
     monkeypatch.setattr(rpc_model, "scan_infer_request", from_receipt)
-    monkeypatch.setattr(engine_runner, "pack", to_the_row)
+    monkeypatch.setattr(engine_lane, "pack", to_the_row)
     client.infer("frame", {"x": frame})
     assert sum(slot.copies for slot in runner.slots) == copies + 1
     assert len(peaks) == 1

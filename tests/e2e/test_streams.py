@@ -678,8 +678,8 @@ def test_timing_tells_of_the_batch(service: Serving, raw: Raw) -> None:
     service.emulator.release()
     first, a, b = (result.timing for result in stream.finish())
     assert (first.batch_rows, first.gear_rows, first.position, first.queue_rows) == (1, 1, 0, 0)
-    assert (a.batch_rows, a.gear_rows, a.position, a.queue_rows) == (5, 8, 0, 0)
-    assert (b.batch_rows, b.gear_rows, b.position, b.queue_rows) == (5, 8, 2, 2)
+    assert (a.batch_rows, a.gear_rows, a.position, a.queue_rows) == (5, 5, 0, 0)
+    assert (b.batch_rows, b.gear_rows, b.position, b.queue_rows) == (5, 5, 2, 2)
     for timing in (first, a, b):
         assert timing.execute_ns > 0
         assert timing.total_ns >= timing.wait_ns + timing.copy_in_ns + timing.execute_ns + timing.copy_out_ns

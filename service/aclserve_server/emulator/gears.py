@@ -11,7 +11,9 @@ from aclserve_server.emulator.tensors import volume
 BATCH_KEY = "ascend.dynamic_batch_size"
 IMAGE_KEY = "ascend.dynamic_image_size"
 DIMS_KEY = "ascend.dynamic_dims"
-_DEFAULT_BATCHES = (1, 2, 4, 8, 16, 32)
+ROWS_KEY = "aclserve.max_batch_size"
+_DEFAULT_BATCHES = (*range(1, 16), *range(16, 33, 2))
+"""Gears of a model whose batch axis is symbolic: so many that at most one row in seventeen is padding."""
 
 Shape = tuple[int, ...]
 
@@ -75,15 +77,18 @@ def bake(
     dynamic_batch_size: Sequence[int] = (),
     dynamic_image_size: Sequence[tuple[int, int]] = (),
     dynamic_dims: Sequence[Sequence[int]] = (),
+    max_batch_size: int = 0,
 ) -> bytes:
     """A model file with gears in its metadata: what `atc` does with the options of the same names. One kind at a time.
 
+    `max_batch_size` is the largest of the gears that a model with a symbolic batch gets by itself.
     The entries are appended to the file; later entries of a protobuf message win, so baking twice takes the last.
     """
     kinds = {
         BATCH_KEY: ",".join(str(size) for size in dynamic_batch_size),
         IMAGE_KEY: ";".join(f"{height},{width}" for height, width in dynamic_image_size),
         DIMS_KEY: ";".join(",".join(str(size) for size in dims) for dims in dynamic_dims),
+        ROWS_KEY: str(max_batch_size) if max_batch_size else "",
     }
     if sum(1 for text in kinds.values() if text) > 1:
         raise ValueError("a model has gears of one kind: batch sizes, image sizes or dims")
@@ -105,13 +110,30 @@ def compile_gears(
     tensors = [*inputs, *outputs]
     if not inputs or not all(_symbolic_batch(tensor) for tensor in tensors):
         return None
-    sizes = [size for size in _DEFAULT_BATCHES if _slot_bytes(tensors, size) <= budget] or [1]
+    sizes = [size for size in _batches(metadata) if _slot_bytes(tensors, size) <= budget] or [1]
     gears = [Gear((size,), tuple(_at(t, size) for t in inputs), tuple(_at(t, size) for t in outputs)) for size in sizes]
     batch_symbols = {tensor.symbols[0] for tensor in inputs}
     named = len(batch_symbols) == 1 and "" not in batch_symbols
     if not (named and all(tensor.symbols[0] in batch_symbols for tensor in outputs)) and not _confirmed(gears, trial):
         return None
     return _ordered(("batch", gears))
+
+
+def default_batches(max_rows: int = 0) -> list[int]:
+    """The gears of a model whose batch axis is symbolic, up to `max_rows` where stated: above 32 eight a doubling."""
+    if not max_rows:
+        return list(_DEFAULT_BATCHES)
+    sizes, step = set(_DEFAULT_BATCHES), 4
+    while max(sizes) < max_rows and len(sizes) < ACL_MAX_BATCH_NUM - 8:
+        top = max(sizes)
+        sizes.update(range(top, 2 * top + 1, step))
+        step *= 2
+    return sorted({size for size in sizes if size < max_rows} | {min(max_rows, max(sizes))})
+
+
+def _batches(metadata: Mapping[str, str]) -> list[int]:
+    text = metadata.get(ROWS_KEY, "")
+    return default_batches(int(text) if text.isdecimal() else 0)
 
 
 def _confirmed(gears: Sequence[Gear], trial: Trial) -> bool:
