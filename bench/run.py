@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import signal
 import statistics
 import subprocess
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +19,8 @@ import onnxruntime
 import psutil
 
 from bench.models import IMAGE, build
+from bench.server import ROOT, machine, serving, table
 
-ROOT = Path(__file__).resolve().parents[1]
 CASES = {
     "cnn_small, stream 8x8": ("cnn_small", "--mode stream --streams 8 --window 8"),
     "cnn_small, stream 8x8, 8 a message": ("cnn_small", "--mode stream --streams 8 --window 8 --pack 8"),
@@ -70,30 +66,6 @@ def measure(process: psutil.Process, address: str, model: str, options: str, sec
     return report
 
 
-def serve(root: Path, run_mode: str) -> tuple[subprocess.Popen[str], str]:
-    command = [str(Path(sys.executable).parent / "aclserve"), "serve", "--acl-library", "emulator"]
-    command += ["--model-repository", str(root), "--port", "0", "--metrics-port", "0", "--log-level", "warning"]
-    command += ["--emulator-run-mode", run_mode]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert server.stdout is not None
-    line = server.stdout.readline()
-    if not line.startswith("ready "):
-        raise RuntimeError("the server did not start")
-    return server, line.split()[1].removeprefix("grpc=")
-
-
-def header() -> str:
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    ).stdout.strip()
-    cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.machine(),
-    )
-    packages = ", ".join(f"{name} {version(name)}" for name in ("grpcio", "protobuf", "numpy", "onnxruntime", "uvloop"))
-    return f"{cpu}, {os.cpu_count()} cores; Python {platform.python_version()}, {packages}; commit {commit or 'none'}"
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
@@ -105,8 +77,7 @@ def main() -> int:
     build(root)
     cases = {name: case for name, case in CASES.items() if arguments.cases in name}
     found: dict[str, list[dict[str, float]]] = {name: [] for name in cases}
-    server, address = serve(root, arguments.run_mode)
-    try:
+    with serving(root, "--emulator-run-mode", arguments.run_mode) as server:
         process = psutil.Process(server.pid)
         best = {
             model: min(BATCHES[model], key=lambda batch: in_process(root, model, batch, 1.0))
@@ -116,15 +87,12 @@ def main() -> int:
             for name, (model, options) in cases.items():
                 print(f"round {number + 1} of {arguments.rounds}: {name}", file=sys.stderr)
                 limit = in_process(root, model, best[model], SECONDS[model] / 2)
-                report = measure(process, address, model, options, SECONDS[model])
+                report = measure(process, server.address, model, options, SECONDS[model])
                 limit = (limit + in_process(root, model, best[model], SECONDS[model] / 2)) / 2
                 found[name].append({**report, "in_process": limit, "ratio": report["cpu_s_per_1000"] / limit})
-    finally:
-        server.send_signal(signal.SIGTERM)
-        code = server.wait(60)
-    print(header())
+    print(machine())
     print(f"run mode {arguments.run_mode}; medians of {arguments.rounds} rounds; in process: best batch {best}\n")
-    table = [
+    head = [
         "case",
         "items/s",
         "server CPU-s/1000",
@@ -135,7 +103,7 @@ def main() -> int:
         "p50 ms",
         "p99 ms",
     ]
-    print("| " + " | ".join(table) + " |\n|---|" + "--:|" * (len(table) - 1))
+    rows = []
     for name, reports in found.items():
         middle = {key: statistics.median(report[key] for report in reports) for key in reports[0]}
         cells = [
@@ -148,9 +116,10 @@ def main() -> int:
             f"{middle['p50_ms']:.1f}",
             f"{middle['p99_ms']:.1f}",
         ]
-        print(f"| {name} | " + " | ".join(cells) + " |")
-    (arguments.out / "results.json").write_text(json.dumps({"machine": header(), "cases": found}, indent=1))
-    return code
+        rows.append([name, *cells])
+    print(table(head, rows))
+    (arguments.out / "results.json").write_text(json.dumps({"machine": machine(), "cases": found}, indent=1))
+    return 0
 
 
 if __name__ == "__main__":
