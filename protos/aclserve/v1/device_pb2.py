@@ -25,15 +25,16 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x61\x63lserve/v1/device.proto\x12\x0b\x61\x63lserve.v1\x1a\x1egoogle/protobuf/duration.proto\";\n\x12ListDevicesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"T\n\x13ListDevicesResponse\x12$\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x13.aclserve.v1.Device\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc5\x01\n\x06\x44\x65vice\x12\n\n\x02id\x18\x01 \x01(\r\x12\x10\n\x08soc_name\x18\x02 \x01(\t\x12&\n\x08run_mode\x18\x03 \x01(\x0e\x32\x14.aclserve.v1.RunMode\x12\x10\n\x08\x65mulated\x18\x04 \x01(\x08\x12)\n\x06memory\x18\x05 \x03(\x0b\x32\x19.aclserve.v1.DeviceMemory\x12 \n\x13utilization_percent\x18\x06 \x01(\x05H\x00\x88\x01\x01\x42\x16\n\x14_utilization_percent\"E\n\x0c\x44\x65viceMemory\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x12\n\nfree_bytes\x18\x02 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x04\"\x16\n\x14GetServerInfoRequest\"\x9f\x01\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x13\n\x0b\x61\x63l_version\x18\x02 \x01(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x03 \x03(\t\x12#\n\x06limits\x18\x04 \x01(\x0b\x32\x13.aclserve.v1.Limits\x12)\n\x06uptime\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xf3\x01\n\x06Limits\x12\x19\n\x11max_message_bytes\x18\x01 \x01(\x04\x12\x16\n\x0emax_queue_rows\x18\x02 \x01(\r\x12\x18\n\x10max_stream_items\x18\x03 \x01(\r\x12\x12\n\nmax_leases\x18\x04 \x01(\r\x12\x1e\n\x16max_lease_device_bytes\x18\x05 \x01(\x04\x12\x1c\n\x14max_lease_host_bytes\x18\x06 \x01(\x04\x12\x30\n\rmax_lease_ttl\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x10max_upload_bytes\x18\x08 \x01(\x04*K\n\x07RunMode\x12\x18\n\x14RUN_MODE_UNSPECIFIED\x10\x00\x12\x13\n\x0fRUN_MODE_DEVICE\x10\x01\x12\x11\n\rRUN_MODE_HOST\x10\x02\x32\xb9\x01\n\rDeviceService\x12P\n\x0bListDevices\x12\x1f.aclserve.v1.ListDevicesRequest\x1a .aclserve.v1.ListDevicesResponse\x12V\n\rGetServerInfo\x12!.aclserve.v1.GetServerInfoRequest\x1a\".aclserve.v1.GetServerInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x61\x63lserve/v1/device.proto\x12\x0b\x61\x63lserve.v1\x1a\x1egoogle/protobuf/duration.proto\";\n\x12ListDevicesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"T\n\x13ListDevicesResponse\x12$\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x13.aclserve.v1.Device\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc5\x01\n\x06\x44\x65vice\x12\n\n\x02id\x18\x01 \x01(\r\x12\x10\n\x08soc_name\x18\x02 \x01(\t\x12&\n\x08run_mode\x18\x03 \x01(\x0e\x32\x14.aclserve.v1.RunMode\x12\x10\n\x08\x65mulated\x18\x04 \x01(\x08\x12)\n\x06memory\x18\x05 \x03(\x0b\x32\x19.aclserve.v1.DeviceMemory\x12 \n\x13utilization_percent\x18\x06 \x01(\x05H\x00\x88\x01\x01\x42\x16\n\x14_utilization_percent\"E\n\x0c\x44\x65viceMemory\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x12\n\nfree_bytes\x18\x02 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x04\"\x16\n\x14GetServerInfoRequest\"\xc4\x01\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x13\n\x0b\x61\x63l_version\x18\x02 \x01(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x03 \x03(\t\x12#\n\x06limits\x18\x04 \x01(\x0b\x32\x13.aclserve.v1.Limits\x12)\n\x06uptime\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12#\n\x06\x63\x61ller\x18\x06 \x01(\x0b\x32\x13.aclserve.v1.Caller\"\xbf\x02\n\x06\x43\x61ller\x12\x11\n\tprincipal\x18\x01 \x01(\t\x12\x0e\n\x06groups\x18\x02 \x03(\t\x12\x18\n\x0bmax_streams\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x16\n\tmax_items\x18\x04 \x01(\rH\x01\x88\x01\x01\x12\x17\n\nmax_leases\x18\x05 \x01(\rH\x02\x88\x01\x01\x12\x1d\n\x10max_device_bytes\x18\x06 \x01(\x04H\x03\x88\x01\x01\x12\x1b\n\x0emax_host_bytes\x18\x07 \x01(\x04H\x04\x88\x01\x01\x12\x1f\n\x12max_requests_per_s\x18\x08 \x01(\x01H\x05\x88\x01\x01\x42\x0e\n\x0c_max_streamsB\x0c\n\n_max_itemsB\r\n\x0b_max_leasesB\x13\n\x11_max_device_bytesB\x11\n\x0f_max_host_bytesB\x15\n\x13_max_requests_per_s\"\xf7\x02\n\x06Limits\x12\x19\n\x11max_message_bytes\x18\x01 \x01(\x04\x12\x16\n\x0emax_queue_rows\x18\x02 \x01(\r\x12\x18\n\x10max_stream_items\x18\x03 \x01(\r\x12\x12\n\nmax_leases\x18\x04 \x01(\r\x12\x1e\n\x16max_lease_device_bytes\x18\x05 \x01(\x04\x12\x1c\n\x14max_lease_host_bytes\x18\x06 \x01(\x04\x12\x30\n\rmax_lease_ttl\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x10max_upload_bytes\x18\x08 \x01(\x04\x12\x18\n\x10max_stream_bytes\x18\t \x01(\x04\x12\x13\n\x0bmax_regions\x18\n \x01(\r\x12\x19\n\x11max_lease_buffers\x18\x0b \x01(\r\x12\x1a\n\x12max_metadata_bytes\x18\x0c \x01(\r\x12\x1c\n\x14max_connection_calls\x18\r \x01(\r*K\n\x07RunMode\x12\x18\n\x14RUN_MODE_UNSPECIFIED\x10\x00\x12\x13\n\x0fRUN_MODE_DEVICE\x10\x01\x12\x11\n\rRUN_MODE_HOST\x10\x02\x32\xb9\x01\n\rDeviceService\x12P\n\x0bListDevices\x12\x1f.aclserve.v1.ListDevicesRequest\x1a .aclserve.v1.ListDevicesResponse\x12V\n\rGetServerInfo\x12!.aclserve.v1.GetServerInfoRequest\x1a\".aclserve.v1.GetServerInfoResponseB\x02P\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'aclserve.v1.device_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
-  _globals['_RUNMODE']._serialized_start=923
-  _globals['_RUNMODE']._serialized_end=998
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'P\001'
+  _globals['_RUNMODE']._serialized_start=1414
+  _globals['_RUNMODE']._serialized_end=1489
   _globals['_LISTDEVICESREQUEST']._serialized_start=73
   _globals['_LISTDEVICESREQUEST']._serialized_end=132
   _globals['_LISTDEVICESRESPONSE']._serialized_start=134
@@ -45,9 +46,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSERVERINFOREQUEST']._serialized_start=491
   _globals['_GETSERVERINFOREQUEST']._serialized_end=513
   _globals['_GETSERVERINFORESPONSE']._serialized_start=516
-  _globals['_GETSERVERINFORESPONSE']._serialized_end=675
-  _globals['_LIMITS']._serialized_start=678
-  _globals['_LIMITS']._serialized_end=921
-  _globals['_DEVICESERVICE']._serialized_start=1001
-  _globals['_DEVICESERVICE']._serialized_end=1186
+  _globals['_GETSERVERINFORESPONSE']._serialized_end=712
+  _globals['_CALLER']._serialized_start=715
+  _globals['_CALLER']._serialized_end=1034
+  _globals['_LIMITS']._serialized_start=1037
+  _globals['_LIMITS']._serialized_end=1412
+  _globals['_DEVICESERVICE']._serialized_start=1492
+  _globals['_DEVICESERVICE']._serialized_end=1677
 # @@protoc_insertion_point(module_scope)

@@ -64,21 +64,43 @@ class GetServerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ("version", "acl_version", "features", "limits", "uptime")
+    __slots__ = ("version", "acl_version", "features", "limits", "uptime", "caller")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ACL_VERSION_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     UPTIME_FIELD_NUMBER: _ClassVar[int]
+    CALLER_FIELD_NUMBER: _ClassVar[int]
     version: str
     acl_version: str
     features: _containers.RepeatedScalarFieldContainer[str]
     limits: Limits
     uptime: _duration_pb2.Duration
-    def __init__(self, version: _Optional[str] = ..., acl_version: _Optional[str] = ..., features: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., uptime: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    caller: Caller
+    def __init__(self, version: _Optional[str] = ..., acl_version: _Optional[str] = ..., features: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., uptime: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., caller: _Optional[_Union[Caller, _Mapping]] = ...) -> None: ...
+
+class Caller(_message.Message):
+    __slots__ = ("principal", "groups", "max_streams", "max_items", "max_leases", "max_device_bytes", "max_host_bytes", "max_requests_per_s")
+    PRINCIPAL_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    MAX_STREAMS_FIELD_NUMBER: _ClassVar[int]
+    MAX_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    MAX_LEASES_FIELD_NUMBER: _ClassVar[int]
+    MAX_DEVICE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_HOST_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_REQUESTS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    principal: str
+    groups: _containers.RepeatedScalarFieldContainer[str]
+    max_streams: int
+    max_items: int
+    max_leases: int
+    max_device_bytes: int
+    max_host_bytes: int
+    max_requests_per_s: float
+    def __init__(self, principal: _Optional[str] = ..., groups: _Optional[_Iterable[str]] = ..., max_streams: _Optional[int] = ..., max_items: _Optional[int] = ..., max_leases: _Optional[int] = ..., max_device_bytes: _Optional[int] = ..., max_host_bytes: _Optional[int] = ..., max_requests_per_s: _Optional[float] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_message_bytes", "max_queue_rows", "max_stream_items", "max_leases", "max_lease_device_bytes", "max_lease_host_bytes", "max_lease_ttl", "max_upload_bytes")
+    __slots__ = ("max_message_bytes", "max_queue_rows", "max_stream_items", "max_leases", "max_lease_device_bytes", "max_lease_host_bytes", "max_lease_ttl", "max_upload_bytes", "max_stream_bytes", "max_regions", "max_lease_buffers", "max_metadata_bytes", "max_connection_calls")
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_QUEUE_ROWS_FIELD_NUMBER: _ClassVar[int]
     MAX_STREAM_ITEMS_FIELD_NUMBER: _ClassVar[int]
@@ -87,6 +109,11 @@ class Limits(_message.Message):
     MAX_LEASE_HOST_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_LEASE_TTL_FIELD_NUMBER: _ClassVar[int]
     MAX_UPLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_STREAM_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_REGIONS_FIELD_NUMBER: _ClassVar[int]
+    MAX_LEASE_BUFFERS_FIELD_NUMBER: _ClassVar[int]
+    MAX_METADATA_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_CONNECTION_CALLS_FIELD_NUMBER: _ClassVar[int]
     max_message_bytes: int
     max_queue_rows: int
     max_stream_items: int
@@ -95,4 +122,9 @@ class Limits(_message.Message):
     max_lease_host_bytes: int
     max_lease_ttl: _duration_pb2.Duration
     max_upload_bytes: int
-    def __init__(self, max_message_bytes: _Optional[int] = ..., max_queue_rows: _Optional[int] = ..., max_stream_items: _Optional[int] = ..., max_leases: _Optional[int] = ..., max_lease_device_bytes: _Optional[int] = ..., max_lease_host_bytes: _Optional[int] = ..., max_lease_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_upload_bytes: _Optional[int] = ...) -> None: ...
+    max_stream_bytes: int
+    max_regions: int
+    max_lease_buffers: int
+    max_metadata_bytes: int
+    max_connection_calls: int
+    def __init__(self, max_message_bytes: _Optional[int] = ..., max_queue_rows: _Optional[int] = ..., max_stream_items: _Optional[int] = ..., max_leases: _Optional[int] = ..., max_lease_device_bytes: _Optional[int] = ..., max_lease_host_bytes: _Optional[int] = ..., max_lease_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_upload_bytes: _Optional[int] = ..., max_stream_bytes: _Optional[int] = ..., max_regions: _Optional[int] = ..., max_lease_buffers: _Optional[int] = ..., max_metadata_bytes: _Optional[int] = ..., max_connection_calls: _Optional[int] = ...) -> None: ...

@@ -141,8 +141,20 @@ class Gear(_message.Message):
     values: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, kind: _Optional[str] = ..., values: _Optional[_Iterable[int]] = ...) -> None: ...
 
+class ModelUsage(_message.Message):
+    __slots__ = ("grpcurl", "ghz", "python", "python_v2")
+    GRPCURL_FIELD_NUMBER: _ClassVar[int]
+    GHZ_FIELD_NUMBER: _ClassVar[int]
+    PYTHON_FIELD_NUMBER: _ClassVar[int]
+    PYTHON_V2_FIELD_NUMBER: _ClassVar[int]
+    grpcurl: str
+    ghz: str
+    python: str
+    python_v2: str
+    def __init__(self, grpcurl: _Optional[str] = ..., ghz: _Optional[str] = ..., python: _Optional[str] = ..., python_v2: _Optional[str] = ...) -> None: ...
+
 class ModelDescription(_message.Message):
-    __slots__ = ("model", "inputs", "outputs", "gears", "batching", "batching_reason", "max_rows", "execution_mode", "memory_owner", "max_queue_delay", "slots", "work_bytes", "weight_bytes", "sample_json", "parameters")
+    __slots__ = ("model", "inputs", "outputs", "gears", "batching", "batching_reason", "max_rows", "execution_mode", "memory_owner", "max_queue_delay", "slots", "work_bytes", "weight_bytes", "sample_json", "parameters", "usage")
     class ParametersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -165,6 +177,7 @@ class ModelDescription(_message.Message):
     WEIGHT_BYTES_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_JSON_FIELD_NUMBER: _ClassVar[int]
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
     model: Model
     inputs: _containers.RepeatedCompositeFieldContainer[TensorSpec]
     outputs: _containers.RepeatedCompositeFieldContainer[TensorSpec]
@@ -180,7 +193,8 @@ class ModelDescription(_message.Message):
     weight_bytes: int
     sample_json: str
     parameters: _containers.ScalarMap[str, str]
-    def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., gears: _Optional[_Iterable[_Union[Gear, _Mapping]]] = ..., batching: _Optional[_Union[Batching, str]] = ..., batching_reason: _Optional[str] = ..., max_rows: _Optional[int] = ..., execution_mode: _Optional[_Union[ExecutionMode, str]] = ..., memory_owner: _Optional[_Union[MemoryOwner, str]] = ..., max_queue_delay: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., slots: _Optional[int] = ..., work_bytes: _Optional[int] = ..., weight_bytes: _Optional[int] = ..., sample_json: _Optional[str] = ..., parameters: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    usage: ModelUsage
+    def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., gears: _Optional[_Iterable[_Union[Gear, _Mapping]]] = ..., batching: _Optional[_Union[Batching, str]] = ..., batching_reason: _Optional[str] = ..., max_rows: _Optional[int] = ..., execution_mode: _Optional[_Union[ExecutionMode, str]] = ..., memory_owner: _Optional[_Union[MemoryOwner, str]] = ..., max_queue_delay: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., slots: _Optional[int] = ..., work_bytes: _Optional[int] = ..., weight_bytes: _Optional[int] = ..., sample_json: _Optional[str] = ..., parameters: _Optional[_Mapping[str, str]] = ..., usage: _Optional[_Union[ModelUsage, _Mapping]] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ("page_size", "page_token")

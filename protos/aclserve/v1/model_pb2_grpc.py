@@ -125,6 +125,9 @@ class ModelServiceServicer(object):
     def LoadModel(self, request, context):
         """Loads a model from the repository or from an upload. ALREADY_EXISTS, reason MODEL_ALREADY_LOADED;
         INVALID_ARGUMENT, reason MODEL_INVALID, for a file the device cannot load.
+        FAILED_PRECONDITION, reasons MODEL_CONFIG_INVALID (it contradicts the model), MODEL_LABELS_INVALID,
+        MODEL_WARMUP_FAILED, MODEL_NOT_READY (its files cannot be used), MODEL_CONTROL_REFUSED (the server follows the repository
+        by itself); RESOURCE_EXHAUSTED, reason MODEL_DOES_NOT_FIT, with the bytes that it needs and that are free.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
