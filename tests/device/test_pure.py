@@ -13,7 +13,7 @@ from aclserve.errors import (
     Unavailable,
     Unimplemented,
 )
-from aclserve_server.acl.codes import CODES, Category
+from aclserve_server.acl.codes import CODES, Category, lookup
 from aclserve_server.acl.errors import AclError, Unsupported
 from aclserve_server.acl.types import aclDataType, aclFormat
 from aclserve_server.device import dtypes, formats
@@ -49,7 +49,9 @@ def test_classify(call: str, code: int, kind: type[AclserveError], reason: str) 
     error = classify(AclError(call, code, "/secret/path 0x7fff0000", "hint with /path"))
     assert type(error) is kind
     assert error.reason == reason
-    assert error.metadata == {"acl_call": call, "acl_code": str(code), "acl_name": AclError(call, code).name}
+    action = lookup(code).action
+    named = {"acl_call": call, "acl_code": str(code), "acl_name": AclError(call, code).name}
+    assert error.metadata == (named | {"acl_hint": action} if action else named)
     assert "secret" not in str(error)
     assert "hint" not in str(error)
     assert AclError(call, code).meaning.rstrip(".") in error.message

@@ -23,7 +23,7 @@ class HeldThread:
         self.refusals: deque[Exception] = deque()
         self.waiting: deque[Callable[[], None]] = deque()
 
-    async def run(self, function: Callable[[], Any]) -> Any:
+    async def run(self, function: Callable[[], Any], *, cleanup: bool = False) -> Any:
         if self.refusals:
             raise self.refusals.popleft()
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()

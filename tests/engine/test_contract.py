@@ -12,8 +12,10 @@ from aclserve_server.device.description import Gear, ModelDescription, TensorInf
 from aclserve_server.engine.contract import Contract, FreeContract, RowContract, ShapeContract
 from aclserve_server.engine.items import BufferSlice, Fill, Input, Item, OutputRequest, Result
 from aclserve_server.engine.memory import Pin
+from aclserve_server.engine.regions import Regions
 
 FLOAT = np.dtype(np.float32)
+NO_REGIONS = Regions(False, 1).pin
 
 
 class Nowhere:
@@ -46,7 +48,7 @@ def describe(inputs: list[TensorInfo], outputs: list[TensorInfo], gears: list[Ge
 def row_contract(pins: Pins | None = None, **options: Any) -> RowContract:
     gears = [(n, Gear("batch", (n,), ((n, 4), (n, 2)), ((n, 3),))) for n in (1, 2, 4, 8)]
     described = describe([info("a", -1, 4), info("b", -1, 2)], [info("y", -1, 3)], [gear for _, gear in gears])
-    return RowContract(described, pins or Pins(), gears, **options)
+    return RowContract(described, pins or Pins(), NO_REGIONS, gears, **options)
 
 
 def tensor(name: str, *shape: int, dtype: Any = FLOAT, size: int | None = None) -> Input:
@@ -111,7 +113,7 @@ def test_an_unknown_or_repeated_output_is_refused() -> None:
 
 def test_the_single_input_of_a_model_needs_no_name() -> None:
     gear = Gear("static", (), ((1, 4),), ((1, 4),))
-    contract = ShapeContract(describe([info("x", 1, 4)], [info("y", 1, 4)], [gear]), Pins())
+    contract = ShapeContract(describe([info("x", 1, 4)], [info("y", 1, 4)], [gear]), Pins(), NO_REGIONS)
     assert contract.admit(Item(inputs=[tensor("", 1, 4)]), Nowhere(), 0.0).gear is gear
 
 
@@ -155,15 +157,45 @@ def test_a_model_that_mixes_rows_takes_only_the_rows_of_a_gear() -> None:
 
 def test_shapes_select_a_gear_or_are_told_which_there_are() -> None:
     gears = [Gear("height_width", (n, n), ((1, n, n),), ((1, n),)) for n in (8, 16)]
-    contract = ShapeContract(describe([info("x", 1, -1, -1)], [info("y", 1, -1)], gears), Pins())
+    contract = ShapeContract(describe([info("x", 1, -1, -1)], [info("y", 1, -1)], gears), Pins(), NO_REGIONS)
     assert contract.admit(Item(inputs=[tensor("x", 1, 16, 16)]), Nowhere(), 0.0).gear is gears[1]
     error = refuse(contract, tensor("x", 1, 9, 9))
     assert error.reason == "SHAPE_MISMATCH"
     assert "[1, 8, 8], [1, 16, 16]" in error.message
 
 
+@pytest.mark.parametrize(
+    ("inputs", "fix"),
+    [
+        ([tensor("a", 4), tensor("b", 2, 2)], "; add a leading batch axis: send [1, 4]"),
+        ([tensor("a", 2, 2, 4), tensor("b", 2, 2)], "; reshape it: send [4, 4]"),
+        ([tensor("a", 2, 4), tensor("b", 3, 2)], "; all must have as many: send 2 of each, or 3"),
+        (good(17), "; send it in 3 items"),
+        (
+            [tensor("a", 2, 4, dtype=np.float64), tensor("b", 2, 2)],
+            "; convert it to float32, in numpy with array.astype(",
+        ),
+        ([tensor("a", 2, 4, size=64), tensor("b", 2, 2)], "; the elements may be of 8 bytes each (float64 or int64)"),
+        ([tensor("a", 2, 4, size=0), tensor("b", 2, 2)], "; no bytes came with it: send its 8 elements"),
+    ],
+)
+def test_a_wrong_item_is_told_the_smallest_fix(inputs: list[Input], fix: str) -> None:
+    assert fix in refuse(row_contract(), *inputs).message
+
+
+def test_shapes_that_do_not_go_together_are_told_which_to_change() -> None:
+    gears = [Gear("dims", (n, n), ((1, n), (n, 2)), ((1, n),)) for n in (8, 16)]
+    contract = ShapeContract(
+        describe([info("a", 1, -1), info("b", -1, 2)], [info("y", 1, -1)], gears), Pins(), NO_REGIONS
+    )
+    error = refuse(contract, tensor("a", 1, 16), tensor("b", 8, 2))
+    assert error.message.endswith("compiled for [1, 8], [8, 2]; [1, 16], [16, 2]; send 'a' as [1, 8]")
+    error = refuse(contract, tensor("a", 16), tensor("b", 8, 2))
+    assert error.message.endswith("for [1, 8], [1, 16]; add a leading batch axis: send [1, 16]")
+
+
 def test_free_shapes_are_free_only_where_the_model_says_so() -> None:
-    contract = FreeContract(describe([info("x", 2, -1)], [info("y", -1, -1)], []), Pins())
+    contract = FreeContract(describe([info("x", 2, -1)], [info("y", -1, -1)], []), Pins(), NO_REGIONS)
     ticket = contract.admit(Item(inputs=[tensor("x", 2, 7)]), Nowhere(), 0.0)
     assert contract.output_shape(ticket, 0) is None
     assert "[2, any]" in refuse(contract, tensor("x", 3, 7)).message

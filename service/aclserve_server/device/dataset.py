@@ -106,13 +106,18 @@ class Dataset(Owned):
     def take(self, index: int) -> tuple[int, int]:
         """(address, size in bytes) of an output that AscendCL allocated; the entry is (0, 0) afterwards.
 
-        The caller owns the memory from here on (`Device.adopt`). (0, 0) if nothing was allocated.
+        The caller owns the memory from here on (`Device.adopt`). (0, 0) if nothing was allocated. Where the call fails
+        the memory is freed.
         """
         buffer = self._buffer(index)
         address = self.library.aclGetDataBufferAddr(buffer) or 0
         size_bytes = self.library.aclGetDataBufferSizeV2(buffer)
         if address:
-            self.update(index, 0, 0)
+            try:
+                self.update(index, 0, 0)
+            except BaseException:
+                self.library.aclrtFree(types.DevicePtr(address))
+                raise
         return address, size_bytes if address else 0
 
     def _buffer(self, index: int) -> types.DataBuffer:

@@ -18,7 +18,8 @@ from aclserve_server.acl.types import (
     aclrtUtilizationInfo,
 )
 from aclserve_server.device.buffers import Buffer, check_byte, copy_kind
-from aclserve_server.device.loading import ModelMemory, ModelSource, placed, query_size
+from aclserve_server.device.loading import Judge, ModelMemory, ModelSource, no_objection, placed, query_size
+from aclserve_server.device.loss import Loss
 from aclserve_server.device.model import Model
 from aclserve_server.device.owned import Children, Owned
 from aclserve_server.device.runtime import RunMode, Runtime
@@ -43,6 +44,7 @@ class Device(Owned):
         self.id = device_id
         self.soc_name = soc_name
         self.children = Children("report", "model", "buffer", "event", "stream")
+        self.loss = Loss()
         self._context = context
         runtime.children.add("device", self)
 
@@ -166,14 +168,15 @@ class Device(Owned):
                 copy_kind(dst, src),
             )
 
-    def load_model(self, source: ModelSource, memory: ModelMemory | None = None) -> Model:
+    def load_model(self, source: ModelSource, memory: ModelMemory | None = None, judge: Judge = no_objection) -> Model:
         """Load a model from a file or from bytes, in AscendCL's memory or the caller's, and read its description.
 
+        `judge(work, weight)` is called before the load with the bytes it needs, 0 where unknown; what it raises, comes.
         Raises `InvalidArgument` for memory that does not fit (MODEL_MEMORY_INVALID), `Unimplemented` for tensors that
         cannot be served, and `AclError`; nothing is left behind then.
         """
         self._require_open()
-        return Model.load(self, source, memory or ModelMemory())
+        return Model.load(self, source, memory or ModelMemory(), judge)
 
     def query_model_size(self, source: ModelSource) -> tuple[int, int]:
         """(work, weight) bytes that a model needs; `AclError` where AscendCL cannot tell (models of unknown shape)."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ctypes import byref, c_size_t, c_uint32, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from aclserve.errors import InvalidArgument
 from aclserve_server.acl.codes import Category
@@ -19,8 +20,15 @@ from aclserve_server.device.buffers import Buffer
 if TYPE_CHECKING:
     from aclserve_server.device.device import Device
 
-ModelSource = Path | bytes
+ModelSource = Path | bytes | memoryview
 """A model file by its path, or the bytes of one."""
+
+Judge = Callable[[int, int], None]
+"""Whoever may object to a load by raising: gets the bytes of work memory and of weights that it needs."""
+
+
+def no_objection(work: int, weight: int) -> None:
+    """The judge that lets every model be loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +60,16 @@ class Image:
 def placed(device: Device, source: ModelSource) -> Iterator[Image]:
     """The model in the memory a load wants, for as long as it may be needed (until unload).
 
-    Bytes stay in host memory in run mode "host" and are copied into device memory in run mode "device".
+    Bytes stay in host memory in run mode "host", where they are, and are copied into device memory in run mode
+    "device".
     """
     if isinstance(source, Path):
         yield Image(os.fsencode(source), c_void_p(), 0)
     elif not source:
         raise InvalidArgument("the model has no bytes", reason="MODEL_INVALID")
     elif device.run_mode == "host":
-        yield Image(b"", ctypes.cast(ctypes.c_char_p(source), c_void_p), len(source))  # the cast keeps the bytes alive
+        content = np.frombuffer(source, np.uint8)  # keeps the bytes alive
+        yield Image(b"", c_void_p(content.ctypes.data), content.nbytes)
     else:
         with device.allocate(len(source)) as buffer:
             buffer.view()[:] = source

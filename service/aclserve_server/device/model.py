@@ -11,10 +11,12 @@ from aclserve_server.device.dataset import Dataset
 from aclserve_server.device.describe import read_description, set_gear
 from aclserve_server.device.description import Gear, ModelDescription, TensorInfo
 from aclserve_server.device.loading import (
+    Judge,
     ModelMemory,
     ModelSource,
     check_memory,
     load_image,
+    no_objection,
     placed,
     query_size_or_unknown,
 )
@@ -31,34 +33,49 @@ class Model(Owned):
     Never execute one model on two streams at once, nor close it while it runs.
     """
 
-    def __init__(self, device: Device, model_id: int, description: ModelDescription, resources: ExitStack) -> None:
+    def __init__(
+        self,
+        device: Device,
+        model_id: int,
+        description: ModelDescription,
+        resources: ExitStack,
+        memory: ModelMemory,
+    ) -> None:
         super().__init__("model")
         self.device = device
+        self._memory = memory
         self.description = description
         self._id = model_id
         self._resources = resources
         device.children.add("model", self)
 
     @classmethod
-    def load(cls, device: Device, source: ModelSource, memory: ModelMemory) -> Model:
+    def load(cls, device: Device, source: ModelSource, memory: ModelMemory, judge: Judge = no_objection) -> Model:
         """Load and describe; see `Device.load_model`."""
         with ExitStack() as stack:
             image = stack.enter_context(placed(device, source))
             sizes = query_size_or_unknown(device, image)
             check_memory(memory, sizes)
+            judge(*sizes)
             for buffer in memory.buffers():
                 buffer.lend()
                 stack.callback(buffer.take_back)
             model_id = load_image(device, image, memory)
             stack.callback(device.library.aclmdlUnload, model_id)
             description = read_description(device.library, model_id, sizes, device.allocate)
-            return cls(device, model_id, description, stack.pop_all())
+            return cls(device, model_id, description, stack.pop_all(), memory)
 
     @property
     def id(self) -> int:
         """AscendCL's model id."""
         self._require_open()
         return self._id
+
+    @property
+    def own_bytes(self) -> int:
+        """The device memory that AscendCL gave it, beside what its caller did; 0 where AscendCL cannot tell."""
+        work, weight = self.description.work_bytes, self.description.weight_bytes
+        return (0 if self._memory.work else work) + (0 if self._memory.weight else weight)
 
     def set_gear(self, inputs: Dataset, gear: Gear) -> None:
         """Choose the gear of the next execution with this dataset; call it before every submission.

@@ -22,6 +22,7 @@ from contextlib import ExitStack
 
 from aclserve.errors import FailedPrecondition
 from aclserve_server.acl.codes import lookup
+from aclserve_server.acl.errors import AclError
 from aclserve_server.acl.types import aclrtCallback, aclrtCallbackBlockType
 from aclserve_server.device.device import Device
 from aclserve_server.device.owned import Owned
@@ -71,6 +72,10 @@ class ReportThread(Owned):
         self._started.wait()
         if self._failure is not None:
             raise self._failure
+
+    def under_way(self) -> list[tuple[int, int]]:
+        """For the watchdog: the callbacks that have not returned, and how patient to be with each. Any thread."""
+        return [(token, 1) for token in self._pending.copy()]
 
     def subscribe(self, stream: Stream) -> None:
         """Have the stream's callbacks run here. Once per stream, from another thread than this one."""
@@ -181,4 +186,5 @@ class ReportThread(Owned):
             self._stopping.wait(_BETWEEN_SUBSCRIPTIONS_S)
         else:
             _log.error("aclrtProcessReport answered %d (%s)", code, lookup(code).name)
+            self.device.loss.note(AclError("aclrtProcessReport", code))
             self._stopping.wait(self._poll_ms / 1000)

@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from aclserve.errors import FailedPrecondition, ResourceExhausted
+from aclserve.errors import AclserveError, FailedPrecondition, ResourceExhausted
 from aclserve_server.device.device import Device
 from aclserve_server.device.owned import Owned
 
@@ -39,6 +39,10 @@ class DeviceThread(Owned):
         self._queue: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
         self._lock = threading.Lock()  # guards the order of the last function and the sentinel
         self._sealed = False
+        self._refusal: AclserveError | None = None
+        self._awaited: set[asyncio.Future[Any]] = set()  # what callers wait for; on their loop
+        self._number = 0  # of the function that runs, 0 between functions
+        self._patience = 1
         started: Future[None] = Future()
         self._thread = threading.Thread(target=self._work, args=(started,), name=f"aclserve-{name}", daemon=True)
         self._thread.start()
@@ -58,6 +62,25 @@ class DeviceThread(Owned):
     def pending(self) -> int:
         """How many functions wait."""
         return self._queue.qsize()
+
+    def under_way(self) -> list[tuple[int, int]]:
+        """For the watchdog: the function that runs, and how patient to be with it. Any thread."""
+        number = self._number
+        return [(number, self._patience)] if number else []
+
+    def be_patient(self, factor: int) -> None:
+        """From within a function: it may take so many times as long as others, as a load does."""
+        self._patience = factor
+
+    def refuse(self, error: AclserveError) -> None:
+        """The device is lost: callers of `run` that wait get `error` now, and later ones at once, but for clean-up.
+
+        Called on the loop of those callers.
+        """
+        self._refusal = error
+        for future in list(self._awaited):
+            if not future.done():
+                future.set_exception(error)
 
     def submit(self, function: Callable[[], object]) -> None:
         """Have it run; what it returns is dropped, what it raises is logged.
@@ -83,12 +106,17 @@ class DeviceThread(Owned):
         self._put(work)
         return future.result()
 
-    async def run(self, function: Callable[[], T], discard: Callable[[T], object] | None = None) -> T:
+    async def run(
+        self, function: Callable[[], T], discard: Callable[[T], object] | None = None, *, cleanup: bool = False
+    ) -> T:
         """Run it there and await its result. A cancelled caller does not stop it.
 
         `discard` gets, on the device thread, a result that nobody took because the caller was cancelled or its loop
-        is gone: give it where the result owns something.
+        is gone: give it where the result owns something. `cleanup` tells that it only gives back what is held, which
+        is done even when the device is lost.
         """
+        if self._refusal is not None and not cleanup:
+            raise self._refusal
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
 
@@ -119,12 +147,16 @@ class DeviceThread(Owned):
                 _log.warning("a device call failed after its caller was gone: %s", error)
 
         self._put(work)
+        if not cleanup:
+            self._awaited.add(future)
         try:
             return await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled():
                 self._give_back(refuse, future.result() if future.exception() is None else None, future.exception())
             raise
+        finally:
+            self._awaited.discard(future)
 
     def _give_back(self, refuse: Callable[..., None], result: object, error: BaseException | None) -> None:
         """Run `refuse` on the thread; on the calling one if the thread has ended meanwhile."""
@@ -152,14 +184,19 @@ class DeviceThread(Owned):
             started.set_exception(error)
             return
         started.set_result(None)
+        count = 0
         while True:
             work = self._queue.get()
             if work is None:
                 return
+            count += 1
+            self._patience = 1
+            self._number = count
             try:
                 work()
             except BaseException:
                 _log.exception("a function on %s failed", self._thread.name)
+            self._number = 0
             del work  # nothing it holds may live on while this thread waits
 
     def close(self) -> None:

@@ -27,7 +27,7 @@ profiling, dump, repair of memory faults, external weights in device memory, `er
 """
 
 from aclserve_server.emulator.config import EmulatorConfig, Latency, PlannedFault
-from aclserve_server.emulator.gears import bake
+from aclserve_server.emulator.gears import bake, default_batches
 from aclserve_server.emulator.library import Emulator
 
-__all__ = ["Emulator", "EmulatorConfig", "Latency", "PlannedFault", "bake"]
+__all__ = ["Emulator", "EmulatorConfig", "Latency", "PlannedFault", "bake", "default_batches"]

@@ -53,6 +53,11 @@ class FaultPlan:
             self._tasks.clear()
             self._rates.clear()
 
+    def is_clear(self) -> bool:
+        """Whether all that was planned has happened."""
+        with self._lock:
+            return not self._calls and not self._tasks
+
     def take_call(self, function: str) -> int:
         """The code this call must return, 0 for none."""
         if not self._calls and not self._rates:

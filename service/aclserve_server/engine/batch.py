@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from time import perf_counter_ns
 
+from aclserve.errors import AclserveError
 from aclserve_server.device.description import Gear
 from aclserve_server.engine.contract import Contract, RowContract, Ticket, output_bytes
 from aclserve_server.engine.slots import Slot
@@ -12,7 +13,11 @@ from aclserve_server.engine.slots import Slot
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """Tickets on their way through a slot. Times are nanoseconds of `perf_counter_ns`."""
+    """Tickets on their way through a slot. Times are nanoseconds of `perf_counter_ns`.
+
+    `error` is what all of them failed with; `errors` are those of single ones by their place, whose shared-memory
+    regions could not be read or written. `repeated` tells that its submission was made a second time.
+    """
 
     slot: Slot
     tickets: list[Ticket]
@@ -31,7 +36,9 @@ class Batch:
     upload_ns: int = 0
     execute_ns: int = 0
     download_ns: int = 0
+    repeated: bool = False
     error: Exception | None = None
+    errors: dict[int, AclserveError] = field(default_factory=dict)
     used_input_bytes: list[int] = field(default_factory=list)
     used_output_bytes: list[int] = field(default_factory=list)
 
@@ -86,23 +93,59 @@ def _whole(contract: Contract, slot: Slot, ticket: Ticket) -> Batch:
 
 
 def pack(batch: Batch) -> None:
-    """Copies the batch's rows into its slot and lets go of the messages they came in."""
+    """Copies the batch's rows into its slot and lets go of the messages they came in. What cannot be read from a region
+    becomes its item's error.
+    """
     slot = batch.slot
-    for ticket, offsets in zip(batch.tickets, batch.input_offsets, strict=True):
+    for at, (ticket, offsets) in enumerate(zip(batch.tickets, batch.input_offsets, strict=True)):
         for index, part in enumerate(ticket.parts):
-            if part.data is not None:
+            if part.pieces is not None:
+                size = part.size_bytes // len(part.pieces)
+                for piece, data in enumerate(part.pieces):
+                    slot.copy_in(index, offsets[index] + piece * size, data)
+                part.data = part.pieces = None
+            elif part.data is not None:
                 if part.size_bytes:
                     slot.copy_in(index, offsets[index], part.data)
                 part.data = None
+            elif part.region is not None:
+                try:
+                    slot.read_in(index, offsets[index], part.size_bytes, part.region)
+                except AclserveError as error:
+                    batch.errors.setdefault(at, error)
     batch.packed_ns = perf_counter_ns()
 
 
+def writes_regions(batch: Batch) -> bool:
+    """Whether an output of the batch goes into a region."""
+    return any(wanted.region is not None for ticket in batch.tickets for wanted in ticket.outputs)
+
+
+def write_regions(batch: Batch) -> None:
+    """Copies outputs into the clients' regions, once it is known that every task succeeded. What cannot be written
+    becomes its item's error. Any thread, while the batch has its slot.
+    """
+    began = perf_counter_ns()
+    ports = batch.slot.outputs
+    for at, ticket in enumerate(batch.tickets):
+        offsets, sizes = batch.output_offsets[at], batch.output_sizes[at]
+        for wanted in ticket.outputs:
+            if wanted.region is None or at in batch.errors or ticket.cancelled:
+                continue
+            start = offsets[wanted.index]
+            try:
+                wanted.region.write(ports[wanted.index].view[start : start + sizes[wanted.index]])
+            except AclserveError as error:
+                batch.errors[at] = error
+    batch.download_ns = (batch.download_ns or batch.finished_ns - batch.executed_ns) + perf_counter_ns() - began
+
+
 def _inline_input_bytes(batch: Batch) -> list[int]:
-    """How much of each input comes from the host: nothing of one that comes only from clients' buffers."""
+    """How much of each input comes by way of the host: nothing of one that comes only from clients' buffers."""
     ends = [0] * len(batch.slot.inputs)
     for ticket, offsets in zip(batch.tickets, batch.input_offsets, strict=True):
         for index, part in enumerate(ticket.parts):
-            if part.data is not None and part.size_bytes:
+            if part.pin is None and part.size_bytes:
                 ends[index] = offsets[index] + part.size_bytes
     return ends
 

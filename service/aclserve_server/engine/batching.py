@@ -58,17 +58,20 @@ class BatchQueue(Generic[T]):
         max_rows: int,
         max_items: int,
         max_queue_rows: int,
+        max_queue_items: int = 0,
         max_delay: float = 0.0,
         max_rows_per_stream: int = 0,
         gears: Sequence[int] = (),
     ) -> None:
-        """`max_rows` and `max_items` bound a batch, `max_queue_rows` what waits, `max_delay` (s) the wait.
+        """`max_rows` and `max_items` bound a batch, `max_queue_rows` and `max_queue_items` (0: no bound) what waits,
+        `max_delay` (s) the wait.
 
         `gears` are the compiled row counts, ascending; none means one gear of `max_rows`.
         """
         self.max_rows = max_rows
         self.max_items = max_items
         self.max_queue_rows = max_queue_rows
+        self.max_queue_items = max_queue_items
         self.max_delay = max_delay
         self.max_rows_per_stream = max_rows_per_stream
         self.costs = GearCosts(gears or [max_rows])
@@ -89,8 +92,21 @@ class BatchQueue(Generic[T]):
         """
         return max(self.max_queue_rows // 2, self.max_rows)
 
+    def has_patient_room(self, rows: int) -> bool:
+        """Whether a ticket of so many rows may join now that would rather wait outside than be refused."""
+        if self.max_queue_items and self.items and self.items + 1 > max(self.max_queue_items // 2, 1):
+            return False
+        return not self.rows or self.rows + rows <= self.patient_rows
+
     def add(self, ticket: T) -> None:
-        """Appends a ticket; `ResourceExhausted` (QUEUE_FULL) at once where its rows do not fit the queue."""
+        """Appends a ticket; `ResourceExhausted` (QUEUE_FULL) at once where it does not fit the queue."""
+        if self.max_queue_items and self.items >= self.max_queue_items:
+            raise ResourceExhausted(
+                f"the model's queue is full: {self.items} items wait, and its configuration allows no more",
+                reason="QUEUE_FULL",
+                metadata={"queue_items": self.items, "max_queue_items": self.max_queue_items},
+                retry_delay=self._time_to_serve(self.rows) or 0.05,
+            )
         if self.rows + ticket.rows > self.max_queue_rows:
             raise ResourceExhausted(
                 f"the model's queue is full: {self.rows} rows wait, {ticket.rows} more would exceed "
@@ -115,6 +131,11 @@ class BatchQueue(Generic[T]):
             return False
         self._leave(ticket)
         return True
+
+    def shrunk(self, ticket: T, rows: int, *, served: bool) -> None:
+        """So many rows of a waiting ticket have left without it; `served`: into a batch."""
+        self.rows -= rows
+        self._levels[ticket.priority].shrunk(ticket, rows, served=served)
 
     def expire(self, now: float) -> list[T]:
         """Takes out the tickets whose deadline has come."""
@@ -149,6 +170,10 @@ class BatchQueue(Generic[T]):
         for level, turn in zip(self._levels, turns, strict=True):
             level.passed_over = level.passed_over + 1 if turn is not None and turn.waiting else 0
         return batch
+
+    def oldest(self) -> T | None:
+        """The ticket that has waited longest."""
+        return self._oldest() if self.rows else None
 
     def next_wakeup(self, *, idle: bool) -> float | None:
         """When `expire` or `ready` may have a new answer without any other event; None where time changes nothing."""

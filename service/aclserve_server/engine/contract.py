@@ -4,112 +4,52 @@ A model is used in one of three ways:
     - rows: axis 0 of every input and output counts rows; rows of several items share an execution (`RowContract`);
     - gears or static: an item's shapes select one compiled shape, one item an execution (`ShapeContract`);
     - unknown: shapes are free where the model says -1 and outputs are known only afterwards (`FreeContract`).
-Admission is the only place that judges a client's tensors. Its messages say what was got and what was expected.
+Admission is the only place that judges a client's tensors. Its messages say what was got, what was expected, and the
+smallest change that helps (`advice`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 from aclserve.errors import AclserveError, InvalidArgument
+from aclserve_server.access.principal import CURRENT
 from aclserve_server.device.description import Gear, ModelDescription, TensorInfo
 from aclserve_server.device.formats import storage_shape
+from aclserve_server.engine.advice import dtype_fix, nearest, shape_fix, size_fix
 from aclserve_server.engine.fills import Fills
-from aclserve_server.engine.items import BufferSlice, Input, Item, OutputRequest, Result
-from aclserve_server.engine.memory import Pin
+from aclserve_server.engine.items import Input, Item, OutputRequest
+from aclserve_server.engine.model_config import QueuePolicy
+from aclserve_server.engine.tickets import Owner, Part, PinFunction, RegionPinFunction, Sink, Ticket, Wanted
 
-
-class Sink(Protocol):
-    """Where results go. Called on the event loop; takes what it needs of the views at once, and never raises."""
-
-    def deliver(self, results: list[Result]) -> None:
-        """Takes results that became ready together."""
-
-    def __hash__(self) -> int:
-        """Sinks are told apart: each is a stream, or a unary call."""
-
-
-@dataclass(slots=True, eq=False)
-class Part:
-    """One input of an admitted item: bytes to copy, or a pinned range of a device or host buffer."""
-
-    shape: tuple[int, ...]
-    size_bytes: int
-    data: memoryview | None
-    pin: Pin | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Wanted:
-    """One output to return: its index in the model and, where it goes into a client's buffer, slice and pin."""
-
-    index: int
-    slice: BufferSlice | None = None
-    pin: Pin | None = None
-
-
-class Owner(Protocol):
-    """Who runs a ticket."""
-
-    def cancel(self, ticket: Ticket) -> bool:
-        """Takes a ticket back; False where it no longer waits."""
-
-
-@dataclass(slots=True, eq=False)
-class Ticket:
-    """An admitted item: all that is needed to run and answer it. Times are seconds of the monotonic clock.
-
-    `drops` tells that its deadline is its stream's age limit: when it passes the item is dropped, which is no error.
-    `patient` tells that it waits where the queue has no room, instead of being refused; while it does, it is `outside`.
-    """
-
-    item_id: str
-    capture_time: bytes
-    sink: Sink
-    rows: int
-    parts: list[Part]
-    outputs: Sequence[Wanted]
-    received: float
-    deadline: float | None
-    stream: Hashable = None
-    priority: int = 1
-    owner: Owner | None = None
-    gear: Gear | None = None
-    queue_rows: int = 0
-    waiting: bool = False
-    parked: bool = False
-    drops: bool = False
-    patient: bool = False
-    outside: bool = False
-    cancelled: bool = False
-    pins: list[Pin] = field(default_factory=list)
-
-    def release(self) -> None:
-        """Lets go of the message's bytes and of the clients' buffers."""
-        self.parts = []
-        pins, self.pins = self.pins, []
-        for pin in pins:
-            pin.release()
-
-
-class PinFunction(Protocol):
-    """`MemoryManager.pin`: keeps a range of a client's buffer while an item uses it."""
-
-    def __call__(self, lease_id: str, part: BufferSlice, need_bytes: int, *, output: bool = False) -> Pin:
-        """Raises `NotFound`, `OutOfRange` or `FailedPrecondition` where the range cannot be used."""
+__all__ = [
+    "Contract",
+    "FreeContract",
+    "Owner",
+    "Part",
+    "PinFunction",
+    "RegionPinFunction",
+    "RowContract",
+    "ShapeContract",
+    "Sink",
+    "Ticket",
+    "Wanted",
+    "output_bytes",
+]
 
 
 class Contract:
     """The checks that all ways of use share."""
 
-    def __init__(self, description: ModelDescription, pin: PinFunction) -> None:
+    def __init__(self, description: ModelDescription, pin: PinFunction, pin_region: RegionPinFunction) -> None:
         self.inputs = description.inputs
         self.outputs = description.outputs
         self._pin = pin
+        self._pin_region = pin_region
         self._fills = Fills()
+        self.queue_policy = QueuePolicy()
         self._all_outputs = [Wanted(index) for index in range(len(self.outputs))]
         self._output_index = {info.name: index for index, info in enumerate(self.outputs)}
 
@@ -122,6 +62,10 @@ class Contract:
             ticket.deadline = now + item.timeout_s
         if item.max_age_s is not None and (ticket.deadline is None or now + item.max_age_s < ticket.deadline):
             ticket.deadline, ticket.drops = now + item.max_age_s, True
+        if self.queue_policy.timeout_s:
+            self._bound(ticket)
+        if item.flow is not None:
+            ticket.stream = item.flow
         inputs = item.inputs
         if len(inputs) != len(self.inputs) or any(
             given.name != info.name for given, info in zip(inputs, self.inputs, strict=True)
@@ -134,6 +78,10 @@ class Contract:
             ]
             if item.outputs:
                 ticket.outputs = self._wanted(ticket, item.outputs, item.lease_id)
+            if (payer := CURRENT.get()) is not None:
+                paid = 1 + len(item.company or ())
+                payer.take_items(paid)
+                ticket.payer, ticket.paid = payer, paid
         except AclserveError:
             ticket.release()
             raise
@@ -142,6 +90,13 @@ class Contract:
     def output_shape(self, ticket: Ticket, index: int) -> tuple[int, ...] | None:
         """The shape of an output for this ticket, or None where it is known only after the run."""
         raise NotImplementedError
+
+    def _bound(self, ticket: Ticket) -> None:
+        """Applies the model's own bound of an item's wait."""
+        latest = ticket.received + self.queue_policy.timeout_s
+        own = ticket.deadline
+        if own is None or own > latest or not (ticket.drops or self.queue_policy.allow_override):
+            ticket.deadline, ticket.drops = latest, False
 
     def _fit(self, ticket: Ticket, inputs: Sequence[Input]) -> None:
         """Judges types and shapes; sets the ticket's rows or gear."""
@@ -176,7 +131,8 @@ class Contract:
     def _check_dtype(self, given: Input, info: TensorInfo) -> None:
         if given.dtype is not info.dtype and given.dtype != info.dtype:
             raise InvalidArgument(
-                f"input {info.name!r} has type {given.dtype}, the model takes {info.dtype}",
+                f"input {info.name!r} has type {given.dtype}, the model takes {info.dtype}; "
+                f"{dtype_fix(given.dtype, info.dtype)}",
                 reason="DATA_TYPE_MISMATCH",
                 metadata={"input": info.name, "got": given.dtype, "expected": info.dtype},
             )
@@ -187,20 +143,22 @@ class Contract:
             if given.data.nbytes != size:
                 raise _size_mismatch(info, given.shape, given.data.nbytes, size)
             return Part(given.shape, size, given.data)
+        if given.fill is not None:
+            return Part(given.shape, size, self._fills.get(given.fill, given.dtype, size))
+        source = given.buffer or given.region
+        length = 0 if source is None else source.length_bytes
+        if length not in (0, size) or (source is None and size):
+            raise _size_mismatch(info, given.shape, length, size)
+        if size == 0:
+            return Part(given.shape, 0, memoryview(b""))
         if given.buffer is not None:
-            length = given.buffer.length_bytes
-            if length not in (0, size):
-                raise _size_mismatch(info, given.shape, length, size)
-            if size == 0:
-                return Part(given.shape, 0, memoryview(b""))
             pin = self._pin(lease_id, given.buffer, size)
             ticket.pins.append(pin)
             return Part(given.shape, size, None, pin)
-        if given.fill is not None:
-            return Part(given.shape, size, self._fills.get(given.fill, given.dtype, size))
-        if size == 0:
-            return Part(given.shape, 0, memoryview(b""))
-        raise _size_mismatch(info, given.shape, 0, size)
+        assert given.region is not None
+        region = self._pin_region(lease_id, given.region, size)
+        ticket.region_pins.append(region)
+        return Part(given.shape, size, None, region=region)
 
     def _wanted(self, ticket: Ticket, requests: Sequence[OutputRequest], lease_id: str) -> list[Wanted]:
         wanted = []
@@ -212,25 +170,38 @@ class Contract:
                     reason="OUTPUT_UNKNOWN",
                     metadata={"output": request.name},
                 )
-            if request.buffer is None:
-                wanted.append(Wanted(index))
-                continue
-            info = self.outputs[index]
-            if info.channel_block:
-                raise InvalidArgument(
-                    f"output {info.name!r} lies in a private layout on the device and is converted on its way out; "
-                    "ask for it inline",
-                    reason="FORMAT_UNSUPPORTED",
-                    metadata={"output": info.name},
-                )
-            shape = self.output_shape(ticket, index)
-            need = 0 if shape is None else output_bytes(info, shape)
-            pin = self._pin(lease_id, request.buffer, need, output=True)
-            ticket.pins.append(pin)
-            wanted.append(Wanted(index, request.buffer, pin))
+            wanted.append(self._choice(ticket, request, index, lease_id))
         if len({choice.index for choice in wanted}) != len(wanted):
             raise InvalidArgument("an output was asked for twice; ask for each once", reason="OUTPUT_DUPLICATE")
         return wanted
+
+    def _choice(self, ticket: Ticket, request: OutputRequest, index: int, lease_id: str) -> Wanted:
+        if request.buffer is None and request.region is None:
+            return Wanted(index)
+        info = self.outputs[index]
+        if request.buffer is not None and request.region is not None:
+            raise InvalidArgument(
+                f"output {info.name!r} is to go into a buffer and into a region; give one of the two",
+                reason="OUTPUT_DIRECTED_TWICE",
+                metadata={"output": info.name},
+            )
+        if info.channel_block:
+            raise InvalidArgument(
+                f"output {info.name!r} lies in a private layout on the device and is converted on its way out; "
+                "ask for it inline",
+                reason="FORMAT_UNSUPPORTED",
+                metadata={"output": info.name},
+            )
+        shape = self.output_shape(ticket, index)
+        need = 0 if shape is None else output_bytes(info, shape)
+        if request.buffer is not None:
+            pin = self._pin(lease_id, request.buffer, need, output=True)
+            ticket.pins.append(pin)
+            return Wanted(index, request.buffer, pin)
+        assert request.region is not None
+        region = self._pin_region(lease_id, request.region, need, output=True)
+        ticket.region_pins.append(region)
+        return Wanted(index, region=region)
 
 
 def output_bytes(info: TensorInfo, shape: tuple[int, ...]) -> int:
@@ -248,11 +219,12 @@ class RowContract(Contract):
         self,
         description: ModelDescription,
         pin: PinFunction,
+        pin_region: RegionPinFunction,
         gears: Sequence[tuple[int, Gear]],
         *,
         mixes_rows: bool = False,
     ) -> None:
-        super().__init__(description, pin)
+        super().__init__(description, pin, pin_region)
         self.gears = gears
         self.max_rows = gears[-1][0]
         self.mixes_rows = mixes_rows
@@ -282,18 +254,20 @@ class RowContract(Contract):
             self._check_dtype(given, info)
             shape = given.shape
             if not shape or shape[1:] != row_shape or shape[0] < 0:
-                raise _shape_mismatch(info, shape, ("rows", *row_shape))
+                raise _shape_mismatch(info, shape, (-1, *row_shape), ("rows", *row_shape))
             if rows < 0:
                 rows = shape[0]
             elif rows != shape[0]:
                 raise InvalidArgument(
-                    f"input {info.name!r} has {shape[0]} rows, the inputs before it {rows}; all must have as many",
+                    f"input {info.name!r} has {shape[0]} rows, the inputs before it {rows}; all must have as many: "
+                    f"send {rows} of each, or {shape[0]}",
                     reason="SHAPE_MISMATCH",
                     metadata={"input": info.name, "got": list(shape)},
                 )
         if rows > self.max_rows:
             raise InvalidArgument(
-                f"the item has {rows} rows, the model takes at most {self.max_rows}; send it in several items",
+                f"the item has {rows} rows, the model takes at most {self.max_rows}; "
+                f"send it in {-(-rows // self.max_rows)} items",
                 reason="TOO_MANY_ROWS",
                 metadata={"rows": rows, "max_rows": self.max_rows},
             )
@@ -311,8 +285,8 @@ class RowContract(Contract):
 class ShapeContract(Contract):
     """The inputs' shapes must be those of one gear (a static model has one)."""
 
-    def __init__(self, description: ModelDescription, pin: PinFunction) -> None:
-        super().__init__(description, pin)
+    def __init__(self, description: ModelDescription, pin: PinFunction, pin_region: RegionPinFunction) -> None:
+        super().__init__(description, pin, pin_region)
         self.gears = description.gears
         self._by_shapes = {gear.input_shapes: gear for gear in self.gears}
 
@@ -330,19 +304,28 @@ class ShapeContract(Contract):
 
     def _no_gear(self, inputs: Sequence[Input]) -> InvalidArgument:
         for position, (given, info) in enumerate(zip(inputs, self.inputs, strict=True)):
-            possible = {gear.input_shapes[position] for gear in self.gears}
+            possible = sorted({gear.input_shapes[position] for gear in self.gears})
             if given.shape not in possible:
                 if len(possible) == 1:
-                    return _shape_mismatch(info, given.shape, next(iter(possible)))
-                listed = ", ".join(str(list(shape)) for shape in sorted(possible))
+                    return _shape_mismatch(info, given.shape, possible[0])
+                listed = ", ".join(str(list(shape)) for shape in possible)
+                _, fix = nearest(given.shape, possible, info.format)
                 return InvalidArgument(
-                    f"input {info.name!r} has shape {list(given.shape)}; the model was compiled for {listed}",
+                    f"input {info.name!r} has shape {list(given.shape)}; the model was compiled for {listed}; "
+                    f"{fix.text}",
                     reason="SHAPE_MISMATCH",
                     metadata={"input": info.name, "got": list(given.shape), "expected": listed},
                 )
         listed = "; ".join(", ".join(str(list(shape)) for shape in gear.input_shapes) for gear in self.gears)
+        got = [given.shape for given in inputs]
+        closest = max(self.gears, key=lambda gear: sum(a == b for a, b in zip(got, gear.input_shapes, strict=True)))
+        changes = ", ".join(
+            f"{info.name!r} as {list(want)}"
+            for info, has, want in zip(self.inputs, got, closest.input_shapes, strict=True)
+            if has != want
+        )
         return InvalidArgument(
-            f"the inputs' shapes do not go together; the model was compiled for {listed}",
+            f"the inputs' shapes do not go together; the model was compiled for {listed}; send {changes}",
             reason="SHAPE_MISMATCH",
             metadata={"expected": listed},
         )
@@ -369,10 +352,14 @@ def _names(names: Any) -> str:
     return ", ".join(repr(name) for name in names)
 
 
-def _shape_mismatch(info: TensorInfo, got: tuple[int, ...], expected: tuple[object, ...]) -> InvalidArgument:
-    wanted = "[" + ", ".join("any" if dim == -1 else str(dim) for dim in expected) + "]"
+def _shape_mismatch(
+    info: TensorInfo, got: tuple[int, ...], expected: tuple[int, ...], named: tuple[object, ...] = ()
+) -> InvalidArgument:
+    """`named` is `expected` as people read it."""
+    wanted = "[" + ", ".join("any" if dim == -1 else str(dim) for dim in named or expected) + "]"
     return InvalidArgument(
-        f"input {info.name!r} has shape {list(got)}, the model takes {wanted}",
+        f"input {info.name!r} has shape {list(got)}, the model takes {wanted}; "
+        f"{shape_fix(got, expected, info.format).text}",
         reason="SHAPE_MISMATCH",
         metadata={"input": info.name, "got": list(got), "expected": wanted},
     )
@@ -380,7 +367,8 @@ def _shape_mismatch(info: TensorInfo, got: tuple[int, ...], expected: tuple[obje
 
 def _size_mismatch(info: TensorInfo, shape: tuple[int, ...], got: int, expected: int) -> InvalidArgument:
     return InvalidArgument(
-        f"input {info.name!r} has {got} bytes; shape {list(shape)} of {info.dtype} needs {expected}",
+        f"input {info.name!r} has {got} bytes; shape {list(shape)} of {info.dtype} needs {expected}; "
+        f"{size_fix(shape, info.dtype, got)}",
         reason="TENSOR_SIZE_MISMATCH",
         metadata={"input": info.name, "got_bytes": got, "expected_bytes": expected},
     )

@@ -1,21 +1,24 @@
 """Models whose outputs are known only after the run: one item at a time, with aclmdlExecute.
 
-The library allocates the outputs in device memory; they are copied once, to the host or into the client's buffer, and
-freed. Inputs that lie in a client's buffer are used where they are. Input scratch buffers grow to the largest item and
-stay.
+The library allocates the outputs in device memory; they are copied once, to the host or into the client's buffer or
+region, and freed. Inputs that lie in a client's buffer are used where they are. Input scratch buffers grow to the
+largest item and stay.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from time import perf_counter, perf_counter_ns
 
 from aclserve.errors import FailedPrecondition
+from aclserve_server.acl.errors import AclError
 from aclserve_server.device.buffers import Buffer
 from aclserve_server.device.dataset import Dataset
 from aclserve_server.device.device import Device
+from aclserve_server.device.faults import is_out_of_memory
 from aclserve_server.device.model import Model
 from aclserve_server.device.thread import DeviceThread
 from aclserve_server.engine.batching import BatchQueue
@@ -23,6 +26,7 @@ from aclserve_server.engine.contract import FreeContract, Part, Ticket, Wanted
 from aclserve_server.engine.hazards import Hazards
 from aclserve_server.engine.items import OutputTensor, Result, Timing
 from aclserve_server.engine.outcomes import BatchReport, Observer, service_error
+from aclserve_server.engine.regions import region_too_small
 from aclserve_server.engine.runner import Runner
 
 _ALIGNMENT = 64
@@ -86,6 +90,10 @@ class DynamicRunner(Runner):
         self._model = model
         self._blocking = blocking
         self._scratch = Scratch(device)
+        self._running: Run | None = None
+
+    def _running_tickets(self) -> Iterable[Ticket]:
+        return () if self._running is None else (self._running.ticket,)
 
     def close(self) -> None:
         self._scratch.close()
@@ -98,6 +106,7 @@ class DynamicRunner(Runner):
             run = Run(self._queue.take()[0], perf_counter_ns())
             self._let_in()
             self._in_flight = 1
+            self._running = run
             self._busy_until = now + (self._queue.costs.of(1) or 0.0)
             self._blocking.submit(lambda: self._work(run))
         self._call_again(now, idle=False)
@@ -105,7 +114,15 @@ class DynamicRunner(Runner):
 
     def _work(self, run: Run) -> None:
         try:
-            self._execute(run)
+            if self._device.loss.error is not None:
+                raise self._device.loss.error
+            try:
+                self._execute(run)
+            except AclError as error:
+                if run.packed_ns or not is_out_of_memory(error):
+                    raise
+                self._scratch.close()  # what the largest item left behind
+                self._execute(run)
         except Exception as error:
             run.error = error
         run.finished_ns = perf_counter_ns()
@@ -119,13 +136,18 @@ class DynamicRunner(Runner):
             inputs = stack.enter_context(Dataset.create(self._device.library, places))
             empty = [(0, 0)] * len(self.contract.outputs)
             outputs = stack.enter_context(Dataset.create(self._device.library, empty))
+            untaken = stack.enter_context(ExitStack())
+            for index in range(len(empty)):
+                untaken.callback(self._free_output, outputs, index)
             for index, (part, info) in enumerate(zip(ticket.parts, self.contract.inputs, strict=True)):
-                part.data = None
                 inputs.set_shape(index, info.dtype, part.shape)
             run.packed_ns = perf_counter_ns()
+            for part in ticket.parts:
+                part.data = None
             self._model.execute(inputs, outputs)
             run.executed_ns = perf_counter_ns()
             made = [self._adopt(stack, outputs, index) for index in range(len(empty))]
+            untaken.pop_all()
             run.outputs = [self._take(wanted, *made[wanted.index]) for wanted in ticket.outputs]
 
     def _place(self, index: int, part: Part) -> tuple[int, int]:
@@ -137,10 +159,13 @@ class DynamicRunner(Runner):
         scratch = self._scratch.get(index, "device", size)
         if pin is not None:
             self._device.copy(scratch, 0, pin.buffer, pin.offset_bytes, size)
-        elif size and part.data is not None:
+        elif size:
             apart = self._device.run_mode == "host"
             target = self._scratch.get(index, "host", size) if apart else scratch
-            target.view()[:size] = part.data
+            if part.region is not None:
+                part.region.read_into(target.view()[:size])
+            elif part.data is not None:
+                target.view()[:size] = part.data
             if apart:
                 self._device.copy(scratch, 0, target, 0, size)
         return scratch.address, size
@@ -150,11 +175,22 @@ class DynamicRunner(Runner):
         address, size = outputs.take(index)
         return shape, stack.enter_context(self._device.adopt(address, size)) if address else None
 
+    def _free_output(self, outputs: Dataset, index: int) -> None:
+        """Of a run that failed: frees an output that AscendCL may have allocated all the same."""
+        address, size = outputs.take(index)
+        if address:
+            self._device.adopt(address, size).close()
+
     def _take(self, wanted: Wanted, shape: tuple[int, ...], buffer: Buffer | None) -> OutputTensor:
         info = self.contract.outputs[wanted.index]
         size = math.prod(shape) * info.dtype.itemsize
+        if wanted.region is not None:
+            if size > wanted.region.length_bytes:
+                raise region_too_small(wanted.region.slice, wanted.region.length_bytes, size)
+            wanted.region.write(self._visible(buffer, size))
+            return wanted.placed(info, shape, None)
         if wanted.pin is None:
-            return OutputTensor(info.name, info.dtype, shape, self._read(buffer, size))
+            return OutputTensor(info.name, info.dtype, shape, bytes(self._visible(buffer, size)))
         if size > wanted.pin.length_bytes:
             raise FailedPrecondition(
                 f"output {info.name!r} has {size} bytes, its buffer range {wanted.pin.length_bytes}; "
@@ -166,18 +202,24 @@ class DynamicRunner(Runner):
             self._device.copy(wanted.pin.buffer, wanted.pin.offset_bytes, buffer, 0, size)
         return OutputTensor(info.name, info.dtype, shape, None, wanted.slice)
 
-    def _read(self, buffer: Buffer | None, size: int) -> bytes:
+    def _visible(self, buffer: Buffer | None, size: int) -> memoryview:
+        """A buffer's first bytes as the host sees them, until the next call."""
         if not size or buffer is None:
-            return b""
+            return memoryview(b"")
         if self._device.run_mode == "device":
-            return bytes(buffer.view()[:size])
+            return buffer.view()[:size]
         staging = self._scratch.get(-1, "host", size)
         self._device.copy(staging, 0, buffer, 0, size)
-        return bytes(staging.view()[:size])
+        return staging.view()[:size]
 
     def _complete(self, run: Run) -> None:
         self._in_flight = 0
+        self._running = None
         ticket = run.ticket
+        if self._lost is not None:  # it is answered
+            self._release(ticket, failed=True)
+            self._check_drained()
+            return
         now = perf_counter_ns()
         received = int(ticket.received * 1e9)
         result = Result(ticket.item_id, ticket.capture_time)
@@ -202,16 +244,18 @@ class DynamicRunner(Runner):
         if not ticket.cancelled:
             ticket.sink.deliver([result])
         self.totals.add(1, 1)
-        self._observe(
+        self.account.executed(
             BatchReport(
-                self.name,
                 1,
                 0,
-                1,
                 "OK" if result.error is None else result.error.code_name,
-                run.closed_ns / 1e9 - ticket.received,
-                max(run.executed_ns - run.packed_ns, 0) / 1e9,
-                run.finished_ns / 1e9 - ticket.received,
+                [received],
+                [ticket.capture_time] if ticket.capture_time else [],
+                run.closed_ns,
+                max(run.packed_ns - run.closed_ns, 0),
+                max(run.executed_ns - run.packed_ns, 0),
+                run.finished_ns - run.executed_ns if run.executed_ns else 0,
+                perf_counter_ns(),
             )
         )
         self._pump()

@@ -130,6 +130,17 @@ class Level(Generic[T]):
                 container.clear()
             self._virtual = 0.0
 
+    def shrunk(self, ticket: T, rows: int, *, served: bool) -> None:
+        """So many rows of a waiting ticket have left without it; `served`: into a batch, as its stream's share."""
+        self.rows -= rows
+        if ticket.deadline is not None:
+            self.hasty_rows -= rows
+        flow = self._flows[ticket.stream]
+        flow.rows -= rows
+        if served:
+            flow.given += rows
+            self._place(ticket.stream, flow)
+
     def first(self) -> T | None:
         """The ticket whose turn it is."""
         choice = self._next()

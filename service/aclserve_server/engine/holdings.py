@@ -9,12 +9,16 @@ import asyncio
 from dataclasses import dataclass
 
 from aclserve.errors import FailedPrecondition, OutOfRange, ResourceExhausted
+from aclserve_server.access.principal import Principal
 from aclserve_server.acl.types import aclrtMemMallocPolicy
 from aclserve_server.device.buffers import Buffer, Space
 from aclserve_server.device.device import Device
 from aclserve_server.device.thread import DeviceThread
 
 _RETRY_S = 0.05
+
+RETRY_DELAY_S = 1.0
+"""When to ask again for a lease or for its memory: leases of clients that have gone end by themselves."""
 
 
 class Quota:
@@ -29,7 +33,12 @@ class Quota:
         self.used_bytes = 0
 
     def charge(self, size_bytes: int) -> None:
-        """Takes bytes from the quota. Raises ResourceExhausted, reason LEASE_QUOTA_EXCEEDED, and then takes nothing."""
+        """Takes bytes from the quota. Raises what `check` raises, and then takes nothing."""
+        self.check(size_bytes)
+        self._add(size_bytes)
+
+    def check(self, size_bytes: int) -> None:
+        """Raises ResourceExhausted when a charge is more than is left: LEASE_QUOTA_EXCEEDED, QUOTA_EXCEEDED."""
         if self.limit_bytes is not None and size_bytes > self.limit_bytes - self.used_bytes:
             raise ResourceExhausted(
                 f"{size_bytes} bytes of {self.space} memory were asked for; the lease holds {self.used_bytes} bytes of "
@@ -42,7 +51,8 @@ class Quota:
                     "quota_bytes": self.limit_bytes,
                 },
             )
-        self._add(size_bytes)
+        if self.total is not None:
+            self.total.check(size_bytes)
 
     def refund(self, size_bytes: int) -> None:
         """Gives charged bytes back."""
@@ -52,6 +62,33 @@ class Quota:
         self.used_bytes += size_bytes
         if self.total is not None:
             self.total._add(size_bytes)
+
+
+class PrincipalQuota(Quota):
+    """What all leases of one principal hold, against what the principal may hold now."""
+
+    __slots__ = ("_principal",)
+
+    def __init__(self, space: Space, principal: Principal, total: Quota) -> None:
+        super().__init__(space, None, total)
+        self._principal = principal
+
+    def check(self, size_bytes: int) -> None:
+        quotas = self._principal.quotas
+        most = quotas.max_device_bytes if self.space == "device" else quotas.max_host_bytes
+        if most is not None and size_bytes > most - self.used_bytes:
+            raise ResourceExhausted(
+                f"{size_bytes} bytes of {self.space} memory were asked for; the caller's leases hold {self.used_bytes} "
+                f"bytes of the {most} they may hold together: free some, or ask for less",
+                reason="QUOTA_EXCEEDED",
+                metadata={
+                    "quota": f"{self.space}_bytes",
+                    "requested_bytes": size_bytes,
+                    "used_bytes": self.used_bytes,
+                    "quota_bytes": most,
+                },
+                retry_delay=RETRY_DELAY_S,
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +195,7 @@ class QuotaAllocator:
         try:
             while True:
                 try:
-                    await self._blocking.run(buffer.close)
+                    await self._blocking.run(buffer.close, cleanup=True)
                     return
                 except ResourceExhausted as full:  # of the thread's queue; unlike other calls, a free must not be lost
                     await asyncio.sleep(full.retry_delay or _RETRY_S)

@@ -7,6 +7,7 @@ buffers: whoever gets a result must take what it needs before it returns, becaus
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -77,6 +78,8 @@ class Item:
     read only.
     `priority` is 1 (low), 2 (normal), 3 (high), or 0 where the item says nothing. After `max_age_s` seconds of waiting
     it is dropped, as its stream asked. A `patient` item waits where its model's queue has no room, others are refused.
+    `company` are items that came in the same message and are alike (`engine.company`); they travel with this one.
+    `flow` is whose share of the device it takes; None: its sink's own.
     """
 
     id: str = ""
@@ -91,6 +94,8 @@ class Item:
     priority: int = 0
     max_age_s: float | None = None
     patient: bool = False
+    company: list[Item] | None = None
+    flow: Hashable = field(default=None, kw_only=True)
 
 
 class DropReason(IntEnum):

@@ -23,11 +23,12 @@ from typing import Protocol
 from aclserve_server.acl.errors import AclError
 from aclserve_server.device.buffers import Buffer
 from aclserve_server.device.device import Device
+from aclserve_server.device.faults import is_not_accepted
 from aclserve_server.device.model import Model
 from aclserve_server.device.reports import ReportThread
 from aclserve_server.device.streams import Stream
 from aclserve_server.device.thread import DeviceThread
-from aclserve_server.engine.batch import Batch
+from aclserve_server.engine.batch import Batch, pack
 from aclserve_server.engine.slots import Slot
 
 Copy = Callable[[Buffer, int, Buffer, int, int], None]
@@ -43,8 +44,22 @@ class Lane(Protocol):
     def enter(self, batch: Batch) -> None:
         """Takes a batch whose rows are in its slot. Called on the device thread."""
 
+    def join(self, batch: Batch) -> bool:
+        """Takes such a batch without a call to AscendCL, where it would have to wait anyway. From any thread."""
+
     def close(self) -> None:
         """Gives back what the lane holds. Called on an ACL thread when nothing is in the lane."""
+
+
+def pack_and_enter(batch: Batch, lane: Lane, finished: Callable[[Batch], None]) -> None:
+    """Packs a batch on the device thread and hands it to its lane."""
+    try:
+        pack(batch)
+    except Exception as error:
+        batch.error = error
+        finished(batch)
+        return
+    lane.enter(batch)
 
 
 def upload(batch: Batch) -> None:
@@ -80,10 +95,11 @@ class AsyncLane:
         self._waiting: deque[Batch] = deque()
 
     def enter(self, batch: Batch) -> None:
-        try:
-            upload(batch)
-        except Exception as error:
-            self._give_back(batch, self._settle(batch.slot.copy_stream) or error)
+        error = self._upload(batch)
+        if is_not_accepted(error):
+            error = self._upload(batch)
+        if error is not None:
+            self._give_back(batch, error)
             return
         with self._lock:
             if self._running is not None:
@@ -92,17 +108,53 @@ class AsyncLane:
             self._running = batch
         self._start(batch)
 
+    def join(self, batch: Batch) -> bool:
+        if batch.slot.marks is not None:  # its rows are to be uploaded, and at once
+            return False
+        with self._lock:
+            if self._running is None:
+                return False
+            self._waiting.append(batch)
+        return True
+
     def close(self) -> None:
         self._reports.unsubscribe(self._stream)
         self._stream.close()
 
+    def _upload(self, batch: Batch) -> Exception | None:
+        try:
+            upload(batch)
+        except Exception as error:
+            return self._settle(batch.slot.copy_stream) or error
+        return None
+
     def _start(self, batch: Batch) -> None:
-        """Submits the running batch; whatever goes wrong, the batch ends and the next one starts."""
+        """Submits the running batch; whatever goes wrong, the batch ends and the next one starts.
+
+        A submission that was refused for the moment is made once more: nothing of it remains, and the inputs are whole.
+        """
+        lost = self._device.loss.error
+        if lost is not None:
+            self._give_up(batch, lost)
+            return
         batch.started_ns = perf_counter_ns()
         try:
             self._submit(batch)
         except Exception as error:
-            self._end(batch, error)
+            if is_not_accepted(error) and not batch.repeated and self._settled(batch) is None:
+                batch.repeated = True
+                self._start(batch)
+            else:
+                self._end(batch, error)
+
+    def _give_up(self, batch: Batch, lost: Exception) -> None:
+        """The device is lost: nothing more is submitted."""
+        with self._lock:
+            left = [batch, *self._waiting]
+            self._waiting.clear()
+            self._running = None
+        for each in left:
+            self._give_back(each, lost)
 
     def _submit(self, batch: Batch) -> None:
         slot = batch.slot
@@ -138,10 +190,8 @@ class AsyncLane:
 
     def _end(self, batch: Batch, error: Exception | None) -> None:
         """Establishes that every task succeeded (also when submission failed half-way: nothing may still run)."""
-        for stream in (batch.slot.copy_stream, self._stream):
-            failure = self._settle(stream)
-            error = error or failure
-        error = error or scatter(batch, self._device.copy)
+        failure = self._settled(batch)
+        error = error or failure or scatter(batch, self._device.copy)
         if error is None:
             _read_times(batch)
         with self._lock:
@@ -150,15 +200,26 @@ class AsyncLane:
         if following is not None:
             self._start(following)
 
-    @staticmethod
-    def _settle(stream: Stream | None) -> Exception | None:
-        """Waits until nothing runs on a stream; the error of a task that failed there."""
-        try:
-            if stream is not None:
+    def _settled(self, batch: Batch) -> Exception | None:
+        """Waits until nothing of a batch runs; the error of a task of it that failed."""
+        first, second = self._settle(batch.slot.copy_stream), self._settle(self._stream)
+        return first or second
+
+    def _settle(self, stream: Stream | None) -> Exception | None:
+        """Waits until nothing runs on a stream; the error of a task that failed there. A lost device is left alone.
+
+        After an error it is done again, because the error may be of the call itself, which has not waited then.
+        """
+        first: AclError | None = None
+        for _ in range(2):
+            if stream is None or self._device.loss.error is not None:
+                break
+            try:
                 stream.synchronize()
-        except AclError as failure:
-            return failure
-        return None
+                break
+            except AclError as failure:
+                first = first or failure
+        return first
 
     def _give_back(self, batch: Batch, error: Exception | None) -> None:
         batch.error = error
@@ -188,26 +249,39 @@ class SyncLane:
     def enter(self, batch: Batch) -> None:
         self._blocking.submit(lambda: self._run(batch))
 
+    def join(self, batch: Batch) -> bool:
+        return False
+
     def close(self) -> None:
         """Holds nothing."""
 
     def _run(self, batch: Batch) -> None:
-        slot = batch.slot
         batch.started_ns = perf_counter_ns()
         try:
-            for port, used in zip(slot.inputs, batch.used_input_bytes, strict=True):
-                if used and port.staging is not None:
-                    self._device.copy(port.device, 0, port.staging, 0, used)
-            gather(batch, self._device.copy)
-            self._model.set_gear(slot.input_set, batch.gear)
-            self._model.execute(slot.input_set, slot.output_set)
-            batch.executed_ns = perf_counter_ns()
-            download(batch, self._device.copy)
-            batch.error = scatter(batch, self._device.copy)
+            if self._device.loss.error is not None:
+                raise self._device.loss.error
+            try:
+                self._execute(batch)
+            except AclError as error:
+                if not is_not_accepted(error):
+                    raise
+                self._execute(batch)  # as in AsyncLane
         except Exception as error:
             batch.error = error
         batch.finished_ns = perf_counter_ns()
         self._finished(batch)
+
+    def _execute(self, batch: Batch) -> None:
+        slot = batch.slot
+        for port, used in zip(slot.inputs, batch.used_input_bytes, strict=True):
+            if used and port.staging is not None:
+                self._device.copy(port.device, 0, port.staging, 0, used)
+        gather(batch, self._device.copy)
+        self._model.set_gear(slot.input_set, batch.gear)
+        self._model.execute(slot.input_set, slot.output_set)
+        batch.executed_ns = perf_counter_ns()
+        download(batch, self._device.copy)
+        batch.error = scatter(batch, self._device.copy)
 
 
 def gather(batch: Batch, copy: Copy) -> None:
@@ -229,8 +303,9 @@ def download(batch: Batch, copy: Copy) -> None:
 def scatter(batch: Batch, copy: Copy) -> Exception | None:
     """Copies outputs into clients' buffers, once it is known that every task succeeded; what went wrong with that."""
     try:
-        for ticket, offsets, sizes in zip(batch.tickets, batch.output_offsets, batch.output_sizes, strict=True):
-            for wanted in ticket.outputs if ticket.pins else ():
+        places = zip(batch.tickets, batch.output_offsets, batch.output_sizes, strict=True)
+        for at, (ticket, offsets, sizes) in enumerate(places):
+            for wanted in ticket.outputs if ticket.pins and at not in batch.errors else ():
                 pin, index = wanted.pin, wanted.index
                 if pin is not None:
                     source = batch.slot.outputs[index].device

@@ -3,7 +3,8 @@
     Leases --(secret id)--> Lease --(random ids)--> ClientBuffer, Upload
 
 A lease lives until its time to live has passed since the last renewal, or until it is released. From then on its id and
-the ids of all it held are unknown. What is pinned then stays charged to its quota until the last pin is gone.
+the ids of all it held are unknown. A lease belongs to the principal who opened it: to others, too, its id is unknown.
+What is pinned then stays charged to its quota until the last pin is gone.
 """
 
 from __future__ import annotations
@@ -12,12 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from aclserve.errors import InvalidArgument, NotFound, ResourceExhausted, Unauthenticated
-from aclserve_server.engine.holdings import ClientBuffer, Quota, Upload
+from aclserve_server.access.principal import CURRENT, Principal
+from aclserve_server.engine.holdings import RETRY_DELAY_S, ClientBuffer, PrincipalQuota, Quota, Upload
 
 MIN_TTL_S = 1.0
 DEFAULT_TTL_S = 60.0
-RETRY_DELAY_S = 1.0
-"""When to ask again for a lease: leases of clients that have gone end by themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,7 @@ class Lease:
     expires_at: float
     device: Quota
     host: Quota
+    owner: Principal | None = None
     buffers: dict[str, ClientBuffer] = field(default_factory=dict)
     uploads: dict[str, Upload] = field(default_factory=dict)
     allocating: int = 0
@@ -107,14 +108,15 @@ class Leases:
         self._ids = ids
         self._end = end
         self._leases: dict[str, Lease] = {}
+        self._shares: dict[Principal, tuple[Quota, Quota]] = {}
 
     def __len__(self) -> int:
         return len(self._leases)
 
     def create(self, ttl_s: float | None, now: float) -> Lease:
-        """Opens a lease; None means 60 s, or the limit where that is less.
+        """Opens a lease for the principal of the call; None means 60 s, or the limit where that is less.
 
-        Raises InvalidArgument (LEASE_TTL_OUT_OF_RANGE) and ResourceExhausted (TOO_MANY_LEASES).
+        Raises InvalidArgument (LEASE_TTL_OUT_OF_RANGE) and ResourceExhausted (TOO_MANY_LEASES, QUOTA_EXCEEDED).
         """
         limits = self._limits
         if ttl_s is None:
@@ -134,12 +136,18 @@ class Leases:
                 metadata={"max_leases": limits.max_leases},
                 retry_delay=RETRY_DELAY_S,
             )
+        owner = CURRENT.get()
+        if owner is not None:
+            owner.check_known()
+            owner.take_lease(RETRY_DELAY_S)
+        device, host = self._shares_of(owner)
         lease = Lease(
             self._ids(),
             ttl_s,
             now + ttl_s,
-            Quota("device", limits.max_lease_device_bytes, self.device_total),
-            Quota("host", limits.max_lease_host_bytes, self.host_total),
+            Quota("device", limits.max_lease_device_bytes, device),
+            Quota("host", limits.max_lease_host_bytes, host),
+            owner,
         )
         self._leases[lease.id] = lease
         return lease
@@ -156,14 +164,18 @@ class Leases:
             self.remove(lease)
             self._end(lease)
             lease = None
-        if lease is None:
+        owner = CURRENT.get()
+        if lease is None or lease.owner is not owner:
             raise lease_not_found()
+        if owner is not None:
+            owner.check_known()
         return lease
 
     def remove(self, lease: Lease) -> None:
         """Forgets a lease: from here on its id is unknown."""
         lease.ended = True
-        self._leases.pop(lease.id, None)
+        if self._leases.pop(lease.id, None) is not None and lease.owner is not None:
+            lease.owner.leases -= 1
 
     def expire(self, now: float) -> float | None:
         """Ends what is due and returns when the next lease will be, None when there is none."""
@@ -177,6 +189,15 @@ class Leases:
         for lease in list(self._leases.values()):
             self.remove(lease)
             self._end(lease)
+
+    def _shares_of(self, owner: Principal | None) -> tuple[Quota, Quota]:
+        """What a principal's leases are charged for together; those of nobody only count for the totals."""
+        if owner is None:
+            return self.device_total, self.host_total
+        if owner not in self._shares:
+            device = PrincipalQuota("device", owner, self.device_total)
+            self._shares[owner] = device, PrincipalQuota("host", owner, self.host_total)
+        return self._shares[owner]
 
     @property
     def upload_count(self) -> int:

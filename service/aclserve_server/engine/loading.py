@@ -6,27 +6,38 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from aclserve.errors import FailedPrecondition
 from aclserve_server.device.buffers import Buffer
 from aclserve_server.device.description import Gear, ModelDescription
 from aclserve_server.device.device import Device
-from aclserve_server.device.loading import ModelMemory, ModelSource
+from aclserve_server.device.loading import ModelMemory, ModelSource, placed, query_size_or_unknown
 from aclserve_server.device.model import Model
 from aclserve_server.device.reports import ReportThread
 from aclserve_server.device.thread import DeviceThread
+from aclserve_server.engine.batch_runner import BatchRunner
 from aclserve_server.engine.batching import BatchQueue
-from aclserve_server.engine.contract import Contract, FreeContract, PinFunction, RowContract, ShapeContract, Ticket
+from aclserve_server.engine.checks import check_tensors, reshaped
+from aclserve_server.engine.contract import (
+    Contract,
+    FreeContract,
+    PinFunction,
+    RegionPinFunction,
+    RowContract,
+    ShapeContract,
+    Ticket,
+)
 from aclserve_server.engine.dynamic import DynamicRunner
 from aclserve_server.engine.hazards import Hazards
 from aclserve_server.engine.independence import mixes_rows
 from aclserve_server.engine.lane import AsyncLane, Lane, SyncLane
-from aclserve_server.engine.model_config import ModelConfig
+from aclserve_server.engine.model_config import ModelConfig, QueuePolicy
 from aclserve_server.engine.outcomes import Observer
-from aclserve_server.engine.runner import BatchRunner, Runner
-from aclserve_server.engine.slots import Slot
+from aclserve_server.engine.room import check_fits
+from aclserve_server.engine.runner import Runner
+from aclserve_server.engine.slots import Slot, slot_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +76,11 @@ class Instance:
 
 @dataclass(slots=True, eq=False)
 class Prepared:
-    """A model ready to run: how it is used, and its instances. They share `weights`, where there are several."""
+    """A model ready to run: how it is used, and its instances. They share `weights`, where there are several.
+
+    `reshaped` is the description as clients see it, where it differs from the model's own. `taken_bytes` of device
+    memory were gone after it was made; 0 where the device cannot tell.
+    """
 
     instances: list[Instance]
     contract: Contract
@@ -74,6 +89,9 @@ class Prepared:
     batching_reason: str
     delay_s: float
     weights: Buffer | None = None
+    queue_policy: QueuePolicy = field(default_factory=QueuePolicy)
+    reshaped: ModelDescription | None = None
+    taken_bytes: int = 0
 
     @property
     def model(self) -> Model:
@@ -81,18 +99,32 @@ class Prepared:
         return self.instances[0].model
 
     @property
+    def description(self) -> ModelDescription:
+        """The model as clients see it."""
+        return self.reshaped or self.model.description
+
+    @property
     def slots(self) -> list[Slot]:
         """The slots of all instances."""
         return [slot for instance in self.instances for slot in instance.slots]
 
+    @property
+    def device_bytes(self) -> int:
+        """The device memory that it is known to hold, but for what its caller gave it; 0 where that is unknown."""
+        described = self.model.description
+        weights = 0 if self.weights is None else self.weights.size_bytes
+        slots = slot_bytes(described) * len(self.slots) if self.slots else 0
+        return slots + weights + sum(instance.model.own_bytes for instance in self.instances)
+
     def close(self) -> None:
-        """Frees slots, models and weights, on an ACL thread, when no runner uses them."""
-        for instance in self.instances:
-            for slot in instance.slots:
-                slot.close()
-            instance.model.close()
-        if self.weights is not None:
-            self.weights.close()
+        """Frees slots, models and weights, on an ACL thread, when no runner uses them. Every part is tried."""
+        with ExitStack() as stack:
+            if self.weights is not None:
+                stack.callback(self.weights.close)
+            for instance in self.instances:
+                stack.callback(instance.model.close)
+            for slot in self.slots:
+                stack.callback(slot.close)
 
     async def start(
         self, name: str, threads: Threads, options: RunOptions, hazards: Hazards, observe: Observer
@@ -105,10 +137,11 @@ class Prepared:
         runner = BatchRunner(name, contract, queue, hazards, threads.calls, options.pack_inline_bytes, observe)
         try:
             for instance in self.instances:
-                lane = await threads.calls.run(partial(self._lane, threads, instance.model, runner))
+                make = partial(self._lane, threads, instance.model, runner)
+                lane = await threads.calls.run(make, discard=lambda unwanted: unwanted.close())
                 runner.attach(lane, instance.slots)
         except BaseException:
-            await threads.blocking.run(runner.close)
+            await threads.blocking.run(runner.close, cleanup=True)
             raise
         return runner
 
@@ -119,6 +152,7 @@ class Prepared:
             max_rows=rows,
             max_items=rows if self.batched else 1,
             max_queue_rows=max(options.max_queue_rows, rows),
+            max_queue_items=self.queue_policy.max_items,
             max_delay=self.delay_s,
             max_rows_per_stream=options.max_rows_per_stream,
             gears=[count for count, _ in contract.gears] if isinstance(contract, RowContract) else (),
@@ -133,17 +167,27 @@ class Prepared:
 def load(
     device: Device, source: ModelSource, memory: ModelMemory | None, count: int
 ) -> tuple[list[Model], Buffer | None]:
-    """Loads a model `count` times; several instances share one copy of the weights, which is returned with them."""
+    """Loads a model `count` times; several instances share one copy of the weights, which is returned with them.
+
+    Raises `ResourceExhausted`, reason MODEL_DOES_NOT_FIT, before it asks the device for memory that is not there.
+    """
     with ExitStack() as undo:
         weights = None
         if count > 1 and memory is None:
-            size = device.query_model_size(source)[1]
+            with placed(device, source) as image:
+                work, size = query_size_or_unknown(device, image)
+            check_fits(device, work * count, size)
             if size:
                 weights = undo.enter_context(device.allocate(size))
                 memory = ModelMemory(None, weights)
-        models = [undo.enter_context(device.load_model(source, memory))]
+        given = memory or ModelMemory()
+
+        def judge(work: int, weight: int) -> None:
+            check_fits(device, 0 if given.work else work, 0 if given.weight else weight)
+
+        models = [undo.enter_context(device.load_model(source, memory, judge))]
         if not models[0].description.unknown_shape:  # those run one item at a time anyway
-            models += [undo.enter_context(device.load_model(source, memory)) for _ in range(count - 1)]
+            models += [undo.enter_context(device.load_model(source, memory, judge)) for _ in range(count - 1)]
         undo.pop_all()
         return models, weights
 
@@ -156,15 +200,23 @@ def prepare(
     synchronous: bool,
     options: RunOptions,
     pin: PinFunction,
+    pin_region: RegionPinFunction,
 ) -> Prepared:
-    """Decides how the model is used and allocates its slots. On failure the models stay open and nothing else does."""
-    description = models[0].description
+    """Decides how the model is used and allocates its slots. On failure the models stay open and nothing else does.
+
+    Raises `FailedPrecondition` (MODEL_CONFIG_INVALID) and `ResourceExhausted` (MODEL_DOES_NOT_FIT).
+    """
+    check_tensors(models[0].description, config)
+    description = reshaped(models[0].description, config)
     delay = config.max_queue_delay_us / 1e6 if config.max_queue_delay_us is not None else options.max_queue_delay_s
     if description.unknown_shape:
-        contract: Contract = FreeContract(description, pin)
+        contract: Contract = FreeContract(description, pin, pin_region)
         reason = "its output shapes are known only after the run"
-        return Prepared([Instance(model, []) for model in models], contract, True, False, reason, 0.0, weights)
+        made = Prepared([Instance(model, []) for model in models], contract, True, False, reason, 0.0, weights)
+        made.queue_policy = contract.queue_policy = config.queue_policy
+        return made
     gears, reason = row_gears(description, config)
+    check_fits(device, 0, 0, slot_bytes(description) * options.slots * len(models))
     with ExitStack() as undo:
         instances = [
             Instance(model, [undo.enter_context(closing(Slot(device, description))) for _ in range(options.slots)])
@@ -172,16 +224,18 @@ def prepare(
         ]
         batched = bool(gears)
         if not gears:
-            contract = ShapeContract(description, pin)
+            contract = ShapeContract(description, pin, pin_region)
         else:
-            contract = RowContract(description, pin, gears)
+            contract = RowContract(description, pin, pin_region, gears)
             mixed = mixes_rows(device, models[0], contract, instances[0].slots[0])
             if mixed or config.max_batch_size == 0:
                 batched = False
                 reason = mixed or "max_batch_size is 0 in its configuration"
-                contract = RowContract(description, pin, gears, mixes_rows=bool(mixed))
+                contract = RowContract(description, pin, pin_region, gears, mixes_rows=bool(mixed))
         undo.pop_all()
-    return Prepared(instances, contract, synchronous, batched, reason, delay, weights)
+    contract.queue_policy = config.queue_policy
+    policy = config.queue_policy
+    return Prepared(instances, contract, synchronous, batched, reason, delay, weights, policy, description)
 
 
 def row_gears(description: ModelDescription, config: ModelConfig) -> tuple[list[tuple[int, Gear]], str]:

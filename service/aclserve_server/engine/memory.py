@@ -84,13 +84,15 @@ class MemoryManager:
         limits: MemoryLimits,
         clock: Callable[[], float] = time.monotonic,
         ids: Callable[[], str] = secrets.token_urlsafe,
+        ended: Callable[[str], object] = lambda lease_id: None,
     ) -> None:
-        """`clock` is in seconds; `ids` makes secrets. `start` comes next."""
+        """`clock` is in seconds; `ids` makes secrets; `ended` is told of every lease that ends. `start` comes next."""
         self._device = device
         self._blocking = blocking
         self._limits = limits
         self._clock = clock
         self._ids = ids
+        self._ended = ended
         self._leases = Leases(limits, ids, self._end)
         self._allocator = QuotaAllocator(device, blocking)
         self._staging = Staging(device)
@@ -111,7 +113,7 @@ class MemoryManager:
         if self._live:
             log.warning("%d buffers of clients are still in use at the end; they are freed", len(self._live))
         await self._free_all(list(self._live))
-        await self._blocking.run(self._staging.close)
+        await self._blocking.run(self._staging.close, cleanup=True)
 
     def use(self) -> MemoryUse:
         """Totals for metrics."""
@@ -138,6 +140,10 @@ class MemoryManager:
         lease, now = self._lease(lease_id), self._clock()
         lease.expires_at = now + lease.ttl_s
         return lease.info(now)
+
+    def check_lease(self, lease_id: str) -> None:
+        """Raises what is wrong with a lease."""
+        self._lease(lease_id)
 
     async def release(self, lease_id: str) -> int:
         """Ends a lease; returns how many buffers that freed, or will when they are not used any more."""
@@ -198,6 +204,10 @@ class MemoryManager:
         """The lease's buffers, by id."""
         buffers = self._lease(lease_id).buffers
         return [buffers[key].info() for key in sorted(buffers)]
+
+    def has_buffer(self, lease_id: str, buffer_id: str) -> bool:
+        """Whether the lease has such a buffer."""
+        return buffer_id in self._lease(lease_id).buffers
 
     async def set_memory(self, lease_id: str, buffer_id: str, offset_bytes: int, length_bytes: int, value: int) -> None:
         """Sets every byte of a range. Raises InvalidArgument, reason VALUE_NOT_A_BYTE."""
@@ -367,6 +377,7 @@ class MemoryManager:
 
     def _end(self, lease: Lease) -> asyncio.Task[None] | None:
         """Takes all from a lease that is out of the table; the task frees what nobody uses."""
+        self._ended(lease.id)
         for upload in lease.uploads.values():
             upload.drop()
         lease.uploads.clear()

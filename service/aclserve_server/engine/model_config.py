@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 ExecutionMode = Literal["async", "sync"]
+WarmupSource = Literal["zero", "random", "file"]
 
 
 class ConfigProblem(ValueError):
@@ -31,12 +32,57 @@ class ConfigProblem(ValueError):
 class TensorConfig:
     """A tensor as the configuration states it; what it leaves out is None.
 
-    `dims` has no batch axis where `max_batch_size` is above 0; -1 is any size.
+    `dims` has no batch axis where `max_batch_size` is above 0; -1 is any size. `reshape` is the model's own shape, of
+    as many elements, where clients see `dims`. `label_filename` names the file of an output's classes, or is "".
     """
 
     name: str
     dtype: np.dtype[Any] | None = None
     dims: tuple[int, ...] | None = None
+    reshape: tuple[int, ...] | None = None
+    label_filename: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class VersionPolicy:
+    """Which versions are served: those of `specific`, or all with `latest` None, or the `latest` highest."""
+
+    latest: int | None = 1
+    specific: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class QueuePolicy:
+    """What may wait. 0 is no bound of the model's own.
+
+    `max_items` counts items. `timeout_s` bounds the wait of an item; its own shorter time holds with `allow_override`,
+    or where `timeout_s` is 0.
+    """
+
+    max_items: int = 0
+    timeout_s: float = 0.0
+    allow_override: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WarmupInput:
+    """One input of a sample: `dims` without the batch axis. `file` lies in the folder `warmup`, for source "file"."""
+
+    name: str
+    dtype: np.dtype[Any]
+    dims: tuple[int, ...]
+    source: WarmupSource
+    file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Warmup:
+    """An item that is run `count` times before the model is ready, with `rows` rows that are all alike."""
+
+    name: str
+    rows: int
+    count: int
+    inputs: tuple[WarmupInput, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +93,9 @@ class ModelConfig:
     empty one. `preferred_batch_sizes` are rows, ascending. `max_queue_delay_us` is in microseconds.
     At most one of the three kinds of gears is not empty: `dynamic_batch_size` (rows), `dynamic_image_size` (height,
     width), `dynamic_dims` (one value per symbolic axis, all of one length), in the order of the file.
-    `unknown` names the fields that were read over because they have no meaning here, as paths without indices.
+    `file` names the model's file within a version's folder; "" takes the one that is there.
+    `unknown` names the fields that were read over because they have no meaning here, as paths without indices, and
+    `notes` says of each what happens instead.
     """
 
     name: str
@@ -64,7 +112,12 @@ class ModelConfig:
     dynamic_image_size: tuple[tuple[int, int], ...] = ()
     dynamic_dims: tuple[tuple[int, ...], ...] = ()
     parameters: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    file: str = ""
+    version_policy: VersionPolicy = field(default_factory=VersionPolicy)
+    queue_policy: QueuePolicy = field(default_factory=QueuePolicy)
+    warmups: tuple[Warmup, ...] = ()
     unknown: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def has_gears(self) -> bool:

@@ -15,6 +15,10 @@ class Operations:
     def __init__(self) -> None:
         self._running: set[asyncio.Task[Any]] = set()
 
+    def __len__(self) -> int:
+        """How many are under way."""
+        return len(self._running)
+
     def start(self, operation: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Starts one; whoever awaits the task must shield it."""
         task = asyncio.get_running_loop().create_task(operation)

@@ -3,38 +3,126 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from time import perf_counter
+from time import perf_counter, time
+from typing import Protocol
 
-from aclserve.errors import AclserveError, Cancelled, DeadlineExceeded, Internal
+from aclserve.errors import AclserveError, AlreadyExists, Cancelled, DeadlineExceeded, Internal
 from aclserve_server.acl.errors import AclError
 from aclserve_server.device.faults import classify
 from aclserve_server.engine.batch import Batch
 from aclserve_server.engine.contract import Ticket
 from aclserve_server.engine.items import Dropped, DropReason, Result, Timing
+from aclserve_server.engine.statistics import Execution, ModelStatistics
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """What one execution was, for metrics. Times in seconds; `wait_s` and `total_s` are of the oldest item.
+    """What one execution was. Times in nanoseconds, moments those of `perf_counter_ns`; `code` is the canonical status
+    of its items.
 
-    `code` is the canonical status of its items.
+    `received` are the moments its items came in, `captures` their capture times as they brought them; empty where none
+    has one. It was closed at `closed_ns`, answered at `answered_ns`.
     """
 
-    model: str
     rows: int
     padding_rows: int
-    items: int
     code: str
-    wait_s: float
-    execute_s: float
-    total_s: float
+    received: Sequence[int]
+    captures: Sequence[bytes]
+    closed_ns: int
+    copy_in_ns: int
+    execute_ns: int
+    copy_out_ns: int
+    answered_ns: int
+
+    @property
+    def execution(self) -> Execution:
+        """The sums for the model's statistics."""
+        items, received = len(self.received), sum(self.received)
+        return Execution(
+            items,
+            self.rows,
+            max(self.closed_ns * items - received, 0),
+            self.copy_in_ns,
+            self.execute_ns,
+            self.copy_out_ns,
+            max(self.answered_ns * items - received, 0),
+        )
 
 
-Observer = Callable[[BatchReport], None]
+class Observer(Protocol):
+    """Whoever counts what becomes of one model version's items. Called on the event loop; never raises."""
+
+    def batch(self, report: BatchReport) -> None:
+        """An execution is over, and its items are answered."""
+
+    def answered(self, code: str) -> None:
+        """An item was answered without an execution: refused, expired, cancelled, or without rows."""
+
+    def dropped(self, reason: DropReason) -> None:
+        """An item was given up by its stream's frame policy."""
+
+
+Observe = Callable[[str, int], Observer]
+"""The observer of a model version; of "" version 0 for items that no model is known for."""
+
+
+class Account:
+    """Counts what becomes of one loaded model version's items: sums of its own, and whoever observes. On the event
+    loop.
+    """
+
+    def __init__(self, observer: Observer) -> None:
+        self.statistics = ModelStatistics()
+        self.observer = observer
+
+    def executed(self, done: BatchReport) -> None:
+        """An execution is over, and its items are answered."""
+        execution = done.execution
+        if done.code == "OK":
+            self.statistics.add_success(execution, _now_ms())
+        else:
+            self.statistics.add_failure(execution.items, execution.total_ns, executed=True, now_ms=_now_ms())
+        self.observer.batch(done)
+
+    def empty(self, received: float) -> None:
+        """An item without rows is answered. Here and below `received` is in seconds of `perf_counter`."""
+        self.statistics.add_success_without_rows(_since_ns(received), _now_ms())
+        self.observer.answered("OK")
+
+    def refused(self, code: str, received: float, items: int = 1) -> None:
+        """Items that came together failed without an execution."""
+        self.statistics.add_failure(items, items * _since_ns(received), executed=False, now_ms=_now_ms())
+        for _ in range(items):
+            self.observer.answered(code)
+
+    def expired(self, ticket: Ticket, result: Result) -> None:
+        """An item waited until its deadline: an error, or dropped where its stream asked for that."""
+        if result.dropped is not None:
+            for _ in range(ticket.items):
+                self.observer.dropped(result.dropped.reason)
+        else:
+            self.refused("DEADLINE_EXCEEDED", ticket.received, ticket.items)
+
+    def taken_back(self, ticket: Ticket, reason: DropReason | None) -> None:
+        """An item that waited was dropped by its stream, or (None) cancelled."""
+        if reason is not None:
+            for _ in range(ticket.items):
+                self.observer.dropped(reason)
+        else:
+            self.refused("CANCELLED", ticket.received, ticket.items)
+
+
+def _since_ns(received: float) -> int:
+    return max(int((perf_counter() - received) * 1e9), 0)
+
+
+def _now_ms() -> int:
+    return int(time() * 1e3)
 
 
 def service_error(error: Exception) -> AclserveError:
@@ -64,10 +152,16 @@ def dropped(ticket: Ticket, reason: DropReason) -> Result:
     return Result(ticket.item_id, ticket.capture_time, dropped=Dropped(reason, age_ns))
 
 
-def cancelled(ticket: Ticket) -> Result:
+def cancelled(item_id: str, capture_time: bytes) -> Result:
     """The answer to an item that its client took back."""
-    return Result(
-        ticket.item_id, ticket.capture_time, error=Cancelled("the item was cancelled", reason="ITEM_CANCELLED")
+    return Result(item_id, capture_time, error=Cancelled("the item was cancelled", reason="ITEM_CANCELLED"))
+
+
+def duplicate(item_id: str) -> AlreadyExists:
+    """What is wrong with an item whose id is in flight."""
+    return AlreadyExists(
+        f"item {item_id!r} is in flight on this stream; wait for its result or choose another id",
+        reason="DUPLICATE_ITEM_ID",
     )
 
 
@@ -88,16 +182,26 @@ def timing(batch: Batch, index: int, now: int) -> Timing:
     )
 
 
-def report(name: str, batch: Batch, code: str) -> BatchReport:
-    """What a batch was, for metrics."""
-    received = min(ticket.received for ticket in batch.tickets)
+def report(batch: Batch, code: str, now: int) -> BatchReport:
+    """What a batch was, for those who count, without the items that failed alone; `now` in nanoseconds."""
+    tickets = [ticket for at, ticket in enumerate(batch.tickets) if at not in batch.errors]
     return BatchReport(
-        name,
         batch.rows,
         max(batch.gear_rows - batch.rows, 0),
-        len(batch.tickets),
         code,
-        max(batch.closed_ns / 1e9 - received, 0.0),
-        max(batch.executed_ns - batch.started_ns, 0) / 1e9,
-        max(batch.finished_ns / 1e9 - received, 0.0),
+        [moment for ticket in tickets for moment in [int(ticket.received * 1e9)] * ticket.items],
+        _captures(tickets),
+        batch.closed_ns,
+        max(batch.packed_ns - batch.closed_ns, 0) + batch.upload_ns,
+        batch.execute_ns or max(batch.executed_ns - batch.started_ns, 0),
+        batch.download_ns or max(batch.finished_ns - batch.executed_ns, 0) if batch.executed_ns else 0,
+        now,
     )
+
+
+def _captures(tickets: Sequence[Ticket]) -> Sequence[bytes]:
+    """The capture times of all items, as they brought them; empty where none has one."""
+    captures = [
+        one.capture_time for ticket in tickets for one in ((ticket,) if ticket.members is None else ticket.members)
+    ]
+    return captures if any(captures) else ()

@@ -48,6 +48,10 @@ class Parking:
         ticket.parked = ticket.outside = False
         return True
 
+    def tickets(self) -> list[Ticket]:
+        """All that are parked, in order of arrival."""
+        return list(self._timers)
+
     def next_for_room(self) -> Ticket | None:
         """The ticket that has waited longest for room."""
         return next(iter(self._for_room), None)

@@ -1,57 +1,28 @@
-"""Runs the items of one loaded model: admission, queue, slot, lane, results.
+"""What runners of all kinds of models share: admission, the queue, those that wait outside it, the end.
 
-All state is touched on the event loop only. Rows enter a slot when its batch closes: small ones on the loop, large
-ones on the device thread. Results are handed to each item's sink as views of the slot, then the slot is free again.
-
-    submit -> contract.admit -> BatchQueue -> (batch closes) -> Slot.copy_in -> Lane -> _complete -> Sink.deliver
+All state is touched on the event loop only. Every admitted item is answered once, by its execution or without one.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from time import perf_counter, perf_counter_ns
+from collections.abc import Iterable
+from time import perf_counter
 
 from aclserve.errors import AclserveError, DeadlineExceeded, FailedPrecondition
-from aclserve_server.device.formats import nchw_from_nc1hwc0
-from aclserve_server.device.thread import DeviceThread
-from aclserve_server.engine.batch import Batch, form, pack
 from aclserve_server.engine.batching import BatchQueue
+from aclserve_server.engine.company import apart, has, join, take_out
 from aclserve_server.engine.contract import Contract, Sink, Ticket
 from aclserve_server.engine.hazards import Hazards
-from aclserve_server.engine.items import Item, OutputTensor, Result, Timing
-from aclserve_server.engine.lane import Lane
-from aclserve_server.engine.outcomes import Observer, expired, report, service_error, timing
+from aclserve_server.engine.items import DropReason, Item, Result
+from aclserve_server.engine.outcomes import Account, Observer, cancelled, expired
 from aclserve_server.engine.parking import Parking
 from aclserve_server.engine.slots import Slot
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Totals:
-    """What a model has executed so far; `gear_rows` counts padding too."""
-
-    executions: int = 0
-    rows: int = 0
-    gear_rows: int = 0
-
-    def add(self, rows: int, gear_rows: int) -> None:
-        """Counts one execution."""
-        self.executions += 1
-        self.rows += rows
-        self.gear_rows += gear_rows
-
-    def copy(self) -> Totals:
-        """The totals as they are now."""
-        return replace(self)
+from aclserve_server.engine.statistics import Totals
 
 
 class Runner:
-    """The items of one model. `submit`, `cancel` and `drain` belong to the event loop."""
+    """The items of one model, `version` of it. `submit`, `cancel` and `drain` belong to the event loop."""
 
     contract: Contract
     slots: list[Slot]
@@ -60,10 +31,11 @@ class Runner:
         self, name: str, contract: Contract, queue: BatchQueue[Ticket], hazards: Hazards, observe: Observer
     ) -> None:
         self.name = name
+        self.version = 0
         self.contract = contract
         self._queue = queue
         self._hazards = hazards
-        self._observe = observe
+        self.account = Account(observe)
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._pump_scheduled = False
@@ -71,6 +43,7 @@ class Runner:
         self._busy_until = 0.0
         self._in_flight = 0
         self.totals = Totals()
+        self._lost: AclserveError | None = None
         self._draining = False
         self._drained = asyncio.Event()
 
@@ -81,9 +54,18 @@ class Runner:
 
     def submit(self, item: Item, sink: Sink) -> Ticket:
         """Admits an item; its one answer reaches `sink` later. Raises what is wrong with it instead of answering."""
-        if self._draining:
-            raise FailedPrecondition(f"model {self.name!r} is being unloaded", reason="MODEL_NOT_READY")
-        ticket = self.contract.admit(item, sink, perf_counter())
+        now = perf_counter()
+        try:
+            if self._lost is not None:
+                raise self._lost
+            if self._draining:
+                raise FailedPrecondition(f"model {self.name!r} is being unloaded", reason="MODEL_NOT_READY")
+            ticket = self.contract.admit(item, sink, now)
+        except AclserveError as error:
+            self.account.refused(error.code_name, now, 1 + len(item.company or ()))
+            raise
+        if item.company:
+            join(ticket, item, item.company)
         ticket.owner = self
         ticket.queue_rows = self._queue.rows
         try:
@@ -94,27 +76,87 @@ class Runner:
                 self._enqueue(ticket)
             else:
                 self._parking.add(ticket)
-        except AclserveError:
+        except AclserveError as error:
             self._release(ticket, failed=True)
+            self.account.refused(error.code_name, now, ticket.items)
             raise
         return ticket
 
-    def cancel(self, ticket: Ticket) -> bool:
-        """Takes back an item that waits: True, and the caller sends the answer. One that runs is discarded."""
+    def cancel(self, ticket: Ticket, reason: DropReason | None = None) -> bool:
+        """Takes back an item that waits: True, and the caller sends the answer. One that runs is discarded.
+
+        `reason` tells that its stream drops it, which is no failure.
+        """
         if not self._parking.remove(ticket) and not self._queue.cancel(ticket):
             ticket.cancelled = True
             return False
         self._release(ticket, failed=True)
+        self.account.taken_back(ticket, reason)
         if self._parking.next_for_room() is not None:
             self._pump_soon()
         self._check_drained()
         return True
 
+    def take_back(self, ticket: Ticket, item_id: str) -> Result | None:
+        """Takes one item of a ticket back; the others it stands for wait on. None where the item runs."""
+        if ticket.members is None or (ticket.items == 1 and has(ticket, item_id)):
+            return cancelled(ticket.item_id, ticket.capture_time) if self.cancel(ticket) else None
+        if not has(ticket, item_id) or not (ticket.waiting or ticket.parked):
+            return None
+        rows = ticket.rows
+        member = take_out(ticket, item_id)
+        if ticket.waiting:
+            self._queue.shrunk(ticket, rows - ticket.rows, served=False)
+        self.account.refused("CANCELLED", ticket.received)
+        self._pump_soon()
+        return cancelled(member.item_id, member.capture_time)
+
+    @property
+    def company_rows(self) -> int:
+        """The most rows that alike items of one message may bring together; 0 where each needs a ticket of its own."""
+        return 0
+
     async def drain(self) -> None:
         """Takes no more items and returns when all admitted ones are answered."""
         self._draining = True
-        self.hurry()
+        if self._lost is None:
+            self.hurry()
         await self._drained.wait()
+
+    def lose(self, error: AclserveError) -> None:
+        """The device is lost: takes no more items, and answers with `error` all there are. `flush` comes next."""
+        self._lost = error
+
+    def flush(self) -> None:
+        """Answers what waits and what runs, after every runner was told of the loss: items may wait for another's.
+
+        What runs is waited for no more, not even by `drain`; it keeps what it holds until it ends.
+        """
+        assert self._lost is not None
+        for ticket in self._parking.tickets():
+            if self._parking.remove(ticket):  # releasing one may have answered another already
+                self._fail_alone(ticket, self._lost)
+        while self._queue.rows:
+            for ticket in self._queue.take():
+                self._fail_alone(ticket, self._lost)
+        for ticket in list(self._running_tickets()):
+            if not ticket.cancelled:
+                ticket.cancelled = True  # whatever comes of it is discarded
+                self._tell(ticket, self._lost)
+        self._drained.set()
+
+    def _fail_alone(self, ticket: Ticket, error: AclserveError) -> None:
+        """Answers an item that did not run."""
+        self._release(ticket, failed=True)
+        self._tell(ticket, error)
+
+    def _tell(self, ticket: Ticket, error: AclserveError) -> None:
+        self.account.refused(error.code_name, ticket.received, ticket.items)
+        ticket.sink.deliver(apart(ticket, Result(ticket.item_id, ticket.capture_time, error=error)))
+
+    def _running_tickets(self) -> Iterable[Ticket]:
+        """Items that are on their way through the device."""
+        raise NotImplementedError
 
     def hurry(self) -> None:
         """Waits for no more company: the server stops, or the model is unloaded."""
@@ -134,7 +176,7 @@ class Runner:
             self._pump_soon()
 
     def _has_room(self, ticket: Ticket) -> bool:
-        return not self._queue.rows or self._queue.rows + ticket.rows <= self._queue.patient_rows
+        return self._queue.has_patient_room(ticket.rows)
 
     def _let_in(self) -> None:
         """Queues those that wait outside, as far as there is room now."""
@@ -151,6 +193,8 @@ class Runner:
         """What the ticket's buffers had to wait for is done."""
         self._parking.remove(ticket)
         try:
+            if self._lost is not None:
+                raise self._lost
             if not written:
                 raise FailedPrecondition(
                     "the item before this one, which was to write an input buffer of it, has failed; send both again",
@@ -158,8 +202,7 @@ class Runner:
                 )
             self._enqueue(ticket)
         except AclserveError as error:
-            self._release(ticket, failed=True)
-            ticket.sink.deliver([Result(ticket.item_id, ticket.capture_time, error=error)])
+            self._fail_alone(ticket, error)
             self._check_drained()
 
     def _release(self, ticket: Ticket, *, failed: bool) -> None:
@@ -177,7 +220,9 @@ class Runner:
     def _over(self, ticket: Ticket) -> None:
         """Answers an item whose deadline has come while it waited."""
         self._release(ticket, failed=True)
-        ticket.sink.deliver([expired(ticket)])
+        result = expired(ticket)
+        self.account.expired(ticket, result)
+        ticket.sink.deliver(apart(ticket, result))
         self._check_drained()
 
     def _pump(self) -> None:
@@ -223,174 +268,3 @@ class Runner:
     def _check_drained(self) -> None:
         if self._draining and not self._in_flight and not self._queue.rows and not self._parking:
             self._drained.set()
-
-
-class BatchRunner(Runner):
-    """Preallocated slots: models that batch rows, static models, and models with gears."""
-
-    def __init__(
-        self,
-        name: str,
-        contract: Contract,
-        queue: BatchQueue[Ticket],
-        hazards: Hazards,
-        device_thread: DeviceThread,
-        inline_bytes: int,
-        observe: Observer,
-    ) -> None:
-        """`inline_bytes`: batches with a longer tensor are packed on the device thread. `attach` comes next."""
-        super().__init__(name, contract, queue, hazards, observe)
-        self.slots = []
-        self._free: list[Slot] = []
-        self._device_thread = device_thread
-        self._inline_bytes = inline_bytes
-        self._lanes: dict[Slot, Lane] = {}
-        self._loads: dict[Lane, int] = {}
-
-    def attach(self, lane: Lane, slots: Sequence[Slot]) -> None:
-        """Gives the runner an instance of the model: its lane, whose `finished` is `self.finished`, and its slots."""
-        self.slots += slots
-        self._free += slots
-        self._lanes |= dict.fromkeys(slots, lane)
-        self._loads[lane] = 0
-
-    def finished(self, batch: Batch) -> None:
-        """The lane's report of a batch, from any thread."""
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self._loop.call_soon_threadsafe(self._complete, batch)
-
-    def close(self) -> None:
-        for lane in self._loads:
-            lane.close()
-
-    def _answer_empty(self, ticket: Ticket) -> None:
-        """Zero rows need no device."""
-        outputs = []
-        for wanted in ticket.outputs:
-            info = self.contract.outputs[wanted.index]
-            shape = self.contract.output_shape(ticket, wanted.index)
-            assert shape is not None
-            outputs.append(OutputTensor(info.name, info.dtype, shape, None if wanted.slice else b"", wanted.slice))
-        result = Result(ticket.item_id, ticket.capture_time, outputs, None, Timing(queue_rows=self._queue.rows))
-        self._release(ticket, failed=False)
-        self._in_flight += 1
-        self._loop.call_soon(self._deliver_empty, ticket, result)
-
-    def _deliver_empty(self, ticket: Ticket, result: Result) -> None:
-        self._in_flight -= 1
-        if not ticket.cancelled:
-            ticket.sink.deliver([result])
-        self._check_drained()
-
-    def _pump(self) -> None:
-        self._pump_scheduled = False
-        now = perf_counter()
-        self._expire(now)
-        while self._free:
-            slot = min(self._free, key=self._load)
-            if not self._queue.ready(now, idle=not self._load(slot)):
-                break
-            self._free.remove(slot)
-            self._dispatch(slot, now)
-            self._let_in()
-        self._call_again(now, idle=any(not self._load(slot) for slot in self._free))
-        self._check_drained()
-
-    def _busy_s(self, now: float) -> float:
-        return super()._busy_s(now) if all(self._loads.values()) else 0.0
-
-    def _lane_count(self) -> int:
-        return len(self._loads)
-
-    def _load(self, slot: Slot) -> int:
-        """Batches that the slot's instance has to do."""
-        return self._loads[self._lanes[slot]]
-
-    def _dispatch(self, slot: Slot, now: float) -> None:
-        batch = form(self.contract, slot, self._queue.take())
-        lane = self._lanes[slot]
-        self._loads[lane] += 1
-        self._in_flight += 1
-        cost = self._queue.costs.of(batch.rows) or 0.0
-        self._busy_until = max(self._busy_until, now) + cost / len(self._loads)
-        largest = max(
-            (part.size_bytes for ticket in batch.tickets for part in ticket.parts if part.data is not None), default=0
-        )
-        if largest <= self._inline_bytes:
-            pack(batch)
-            self._device_thread.submit(lambda: lane.enter(batch))
-        else:
-            self._device_thread.submit(lambda: _pack_and_enter(batch, lane, self.finished))
-
-    def _complete(self, batch: Batch) -> None:
-        """Answers a batch's items; first sees to it that the device has something to do meanwhile."""
-        self._in_flight -= 1
-        self._loads[self._lanes[batch.slot]] -= 1
-        if not self._in_flight:
-            self._busy_until = 0.0
-        if batch.error is None:
-            self._queue.costs.learn(batch.gear_rows or 1, (batch.finished_ns - batch.started_ns) / 1e9)
-        if self._free:
-            self._pump()
-        code = "OK"
-        try:
-            if batch.error is None:
-                self._answer(batch)
-            else:
-                error = service_error(batch.error)
-                code = error.code_name
-                self._fail(batch, error)
-        finally:
-            for ticket in batch.tickets:
-                self._release(ticket, failed=batch.error is not None)
-            self._free.append(batch.slot)
-        self.totals.add(batch.rows, batch.gear_rows or batch.rows)
-        self._observe(report(self.name, batch, code))
-        self._pump()
-
-    def _answer(self, batch: Batch) -> None:
-        by_sink: dict[Sink, list[Result]] = {}
-        now = perf_counter_ns()
-        for index, ticket in enumerate(batch.tickets):
-            if ticket.cancelled:
-                continue
-            result = Result(
-                ticket.item_id, ticket.capture_time, self._outputs(batch, index), None, timing(batch, index, now)
-            )
-            by_sink.setdefault(ticket.sink, []).append(result)
-        for sink, results in by_sink.items():
-            sink.deliver(results)
-
-    def _outputs(self, batch: Batch, index: int) -> list[OutputTensor]:
-        ticket = batch.tickets[index]
-        offsets, sizes = batch.output_offsets[index], batch.output_sizes[index]
-        outputs = []
-        for wanted in ticket.outputs:
-            at = wanted.index
-            info = self.contract.outputs[at]
-            shape = self.contract.output_shape(ticket, at)
-            assert shape is not None
-            if wanted.slice is not None:
-                outputs.append(OutputTensor(info.name, info.dtype, shape, None, wanted.slice))
-            else:
-                view = batch.slot.outputs[at].view[offsets[at] : offsets[at] + sizes[at]]
-                if info.channel_block:
-                    view = memoryview(nchw_from_nc1hwc0(view, info.dtype, shape, info.channel_block).tobytes())
-                outputs.append(OutputTensor(info.name, info.dtype, shape, view))
-        return outputs
-
-    def _fail(self, batch: Batch, error: AclserveError) -> None:
-        log.warning("model %s: a batch of %d items failed: %s", self.name, len(batch.tickets), error)
-        for ticket in batch.tickets:
-            if not ticket.cancelled:
-                ticket.sink.deliver([Result(ticket.item_id, ticket.capture_time, error=error)])
-
-
-def _pack_and_enter(batch: Batch, lane: Lane, finished: Callable[[Batch], None]) -> None:
-    try:
-        pack(batch)
-    except Exception as error:
-        batch.error = error
-        finished(batch)
-        return
-    lane.enter(batch)

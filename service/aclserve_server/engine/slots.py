@@ -19,6 +19,7 @@ from aclserve_server.device.description import ModelDescription, TensorInfo
 from aclserve_server.device.device import Device
 from aclserve_server.device.streams import Event, Stream
 from aclserve_server.engine.contract import output_bytes
+from aclserve_server.engine.regions import RegionPin
 
 _GIL_FREE_BYTES = 256 << 10
 """Copies from this size on go through numpy, which lets other threads run meanwhile."""
@@ -62,7 +63,7 @@ class Marks:
 class Slot:
     """One preallocated set of inputs and outputs. Used by one batch at a time.
 
-    `copies` counts calls of `copy_in`, the only way by which a client's bytes reach a slot.
+    `copies` counts calls of `copy_in` and `read_in`, the only ways by which a client's bytes reach a slot.
     """
 
     def __init__(self, device: Device, description: ModelDescription) -> None:
@@ -93,6 +94,16 @@ class Slot:
         else:
             np.copyto(port.array[offset : offset + size], np.frombuffer(data, np.uint8))
 
+    def read_in(self, index: int, offset: int, size: int, source: RegionPin) -> None:
+        """Reads bytes of a region into an input at an offset: likewise the one copy. If it fails, zeros stand there."""
+        self.copies += 1
+        view = self.inputs[index].view[offset : offset + size]
+        try:
+            source.read_into(view)
+        except BaseException:
+            view[:] = bytes(size)
+            raise
+
     def close(self) -> None:
         """Frees everything. Runs on an ACL thread; idempotent."""
         for port in (*self.inputs, *self.outputs):
@@ -119,6 +130,14 @@ class Slot:
             buffer = undo.enter_context(self.device.allocate(size))
             ports.insert(index, (buffer.address, size))
         return undo.enter_context(Dataset.create(self.device.library, ports))
+
+
+def slot_bytes(description: ModelDescription) -> int:
+    """The device memory that one slot takes; 0 for models of unknown shape, which have none."""
+    if not description.gears:
+        return 0
+    inputs, outputs = _sizes(description)
+    return sum(max(size, 1) for size in (*inputs, *outputs)) + sum(size for _, size in description.hidden_inputs)
 
 
 def _sizes(description: ModelDescription) -> tuple[list[int], list[int]]:
