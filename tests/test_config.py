@@ -12,11 +12,28 @@ from aclserve_server.config import Config, ConfigError, Option, add_arguments, o
 
 OTHER = {
     "acl_library": "emulator",
+    "model_control_mode": "explicit",
+    "load_model": "digits,*",
+    "repository_poll_s": "2.5",
+    "strict_config": "on",
     "host": "::1",
     "port": "0",
     "metrics_port": "9000",
+    "unix_socket": "aclserve.sock",
+    "tls_cert": "server.pem",
+    "tls_key": "server.key",
+    "tls_client_ca": "clients.pem",
+    "principals": "principals.toml",
+    "insecure": "on",
+    "remote_admin": "on",
+    "health_port": "9003",
     "device": "3",
     "log_level": "debug",
+    "log_format": "json",
+    "triton_metrics": "on",
+    "tracing": "on",
+    "profile": "profile.html",
+    "device_timeout_s": "2.5",
     "drain_timeout_s": "1.5",
     "max_message_bytes": "1MiB",
     "max_queue_rows": "5",
@@ -73,8 +90,15 @@ def test_every_option_has_another_value_here() -> None:
 @pytest.mark.parametrize("name", OTHER)
 def test_flag_and_environment(name: str, repository: list[str]) -> None:
     option = by_name(name)
-    # An upload must fit into a lease, so these two go up together.
-    base = [*repository, "--max-lease-host-bytes", "4GiB"] if name == "max_upload_bytes" else repository
+    # An upload must fit into a lease, and only clients' own control knows models to load at the start.
+    needs = {
+        "tls_cert": "--tls-key=k",
+        "tls_key": "--tls-cert=c",
+        "tls_client_ca": "--tls-cert=c --tls-key=k",
+        "max_upload_bytes": "--max-lease-host-bytes=4GiB",
+        "load_model": "--model-control-mode=explicit",
+    }
+    base = [*repository, *needs[name].split()] if name in needs else repository
     by_flag = Config.from_args([*base, option.flag, OTHER[name]], {})
     by_environment = Config.from_args(base, {option.environment: OTHER[name]})
     assert getattr(by_flag, name) == expected(name) != option.default
@@ -202,3 +226,30 @@ def test_a_switch_needs_no_value_and_takes_one(repository: list[str]) -> None:
     ).system_shared_memory
     with pytest.raises(ConfigError, match="got 'perhaps', expected on or off"):
         Config.from_args([*repository, flag, "perhaps"], {})
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "server.plant"])
+def test_a_public_address_needs_tls_or_a_word(host: str, repository: list[str]) -> None:
+    with pytest.raises(ConfigError, match=f"^--host: got '{host}' without TLS, expected the loopback"):
+        Config.from_args([*repository, "--host", host], {})
+    for more in (["--insecure"], ["--tls-cert=c", "--tls-key=k"]):
+        assert Config.from_args([*repository, "--host", host, *more], {}).host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_the_loopback_needs_none(host: str, repository: list[str]) -> None:
+    assert Config.from_args([*repository, "--host", host], {}).host == host
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--tls-cert=c"], "--tls-cert"),
+        (["--tls-key=k"], "--tls-key"),
+        (["--tls-client-ca=a"], "--tls-client-ca"),
+        (["--health-port=9", "--port=9"], "--health-port"),
+    ],
+)
+def test_tls_files_and_ports_go_together(flags: list[str], named: str, repository: list[str]) -> None:
+    with pytest.raises(ConfigError, match=f"^{named}: got "):
+        Config.from_args([*repository, *flags], {})

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping
+from typing import cast
 
 import pytest
 from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.metrics_core import HistogramMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
 
-from aclserve_server import metrics as module
-from aclserve_server.metrics import MetricsServer, ServerMetrics
+from aclserve_server.acl.types import aclrtMemAttr
+from aclserve_server.engine.devices import AttributeUse, DeviceDirectory, DeviceSnapshot
+from aclserve_server.engine.items import DropReason
+from aclserve_server.engine.memory import MemoryUse
+from aclserve_server.engine.outcomes import BatchReport
+from aclserve_server.engine.regions import RegionUse
+from aclserve_server.engine.statistics import Execution, ModelStatistics
+from aclserve_server.metrics import MetricsServer, ServerMetrics, sources
+from aclserve_server.metrics import http as module
+from aclserve_server.metrics.histogram import Histogram
+from aclserve_server.metrics.model import ModelMetrics
+from aclserve_server.metrics.service import MAX_GONE, Handles, Served
+from aclserve_server.metrics.triton import TritonNames
+from aclserve_server.rpc.wire_times import capture_bytes, unix_ns
 
 
 class Readiness:
@@ -94,7 +110,7 @@ def test_head_answers_without_a_body(port: int, readiness: Readiness) -> None:
 
 
 def test_process_metrics_are_there_beside_the_registered_ones(port: int, registry: CollectorRegistry) -> None:
-    ServerMetrics(registry).watch_streams(lambda: 3)
+    ServerMetrics(registry, unix_ns).watch_streams(lambda: 3)
     shown = samples(port)
     assert shown["process_resident_memory_bytes", ()] > 0
     assert shown["aclserve_streams", ()] == 3
@@ -135,51 +151,225 @@ def test_start_and_close_once_and_a_taken_port_is_an_error(port: int, registry: 
     server.close()
 
 
-def test_a_batch_is_counted_once(port: int, registry: CollectorRegistry) -> None:
-    metrics = ServerMetrics(registry)
-    metrics.observe_batch("digits", 3, wait_s=0.001, execute_s=0.002, total_s=0.004, items=2, padding_rows=1)
-    metrics.observe_batch("digits", 4, wait_s=0.0, execute_s=0.002, total_s=0.003, items=4, code="INTERNAL")
-    metrics.count_items("digits", "RESOURCE_EXHAUSTED", 5)
-    metrics.count_items("digits", "OK")
+DIGITS = (("model", "digits"), ("version", "2"))
+MS = 1_000_000
+
+
+def batch(received: list[int], *, code: str = "OK", captures: list[bytes] | None = None) -> BatchReport:
+    """Closed at 100 ms of the clock, 1 ms to copy in, 2 to execute, 3 to copy out, answered at 110 ms."""
+    return BatchReport(5, 3, code, received, captures or (), 100 * MS, 1 * MS, 2 * MS, 3 * MS, 110 * MS)
+
+
+def test_a_batch_is_counted_with_each_of_its_items(port: int, registry: CollectorRegistry) -> None:
+    digits = ServerMetrics(registry, unix_ns).model("digits", 2)
+    digits.batch(batch([99 * MS, 98 * MS]))
+    digits.batch(batch([100 * MS], code="INTERNAL"))
     shown = samples(port)
-    model = ("model", "digits")
-    assert shown["aclserve_items_total", (("code", "OK"), model)] == 3
-    assert shown["aclserve_items_total", (("code", "INTERNAL"), model)] == 4
-    assert shown["aclserve_items_total", (("code", "RESOURCE_EXHAUSTED"), model)] == 5
-    assert shown["aclserve_batches_total", (model,)] == 2
-    assert shown["aclserve_rows_total", (model,)] == 7
-    assert shown["aclserve_padding_rows_total", (model,)] == 1
-    assert shown["aclserve_batch_rows_count", (model,)] == 2
-    assert shown["aclserve_batch_rows_bucket", (("le", "2.0"), model)] == 0
-    assert shown["aclserve_batch_rows_bucket", (("le", "4.0"), model)] == 2
-    assert shown["aclserve_wait_seconds_sum", (model,)] == pytest.approx(0.001)
-    assert shown["aclserve_execute_seconds_sum", (model,)] == pytest.approx(0.004)
-    assert shown["aclserve_total_seconds_sum", (model,)] == pytest.approx(0.007)
+    assert shown["aclserve_items_total", (("code", "OK"), *DIGITS)] == 2
+    assert shown["aclserve_items_total", (("code", "INTERNAL"), *DIGITS)] == 1
+    assert [shown[f"aclserve_{name}_total", DIGITS] for name in ("batches", "rows", "padding_rows")] == [2, 10, 6]
+    sums = {
+        name: (shown[f"aclserve_{name}_count", DIGITS], shown[f"aclserve_{name}_sum", DIGITS])
+        for name in ("batch_rows", *(f"{stage}_seconds" for stage in ("wait", "copy_in", "execute", "copy_out")))
+    }
+    assert sums == {
+        "batch_rows": (2, 10),
+        "wait_seconds": (3, pytest.approx(0.003)),
+        "copy_in_seconds": (2, pytest.approx(0.002)),
+        "execute_seconds": (2, pytest.approx(0.004)),
+        "copy_out_seconds": (2, pytest.approx(0.006)),
+    }
+    assert shown["aclserve_total_seconds_sum", DIGITS] == pytest.approx(0.011 + 0.012 + 0.010)
+    assert shown["aclserve_age_seconds_sum", DIGITS] == pytest.approx(0.002 + 0.003 + 0.001)
+    assert shown["aclserve_batch_rows_bucket", (("le", "4.0"), *DIGITS)] == 0
+    assert shown["aclserve_batch_rows_bucket", (("le", "8.0"), *DIGITS)] == 2
+
+
+def test_the_age_counts_from_the_capture_where_there_is_one() -> None:
+    metrics = ModelMetrics(unix_ns)
+    clock = time.perf_counter_ns()
+    unix = time.time_ns()
+    taken = (unix - 3_000 * MS) // 10**9
+    report = BatchReport(
+        1,
+        0,
+        "OK",
+        [clock - 7 * MS] * 4,
+        [capture_bytes((taken, 0)), b"", capture_bytes((taken + 1000, 0)), capture_bytes((1, 0))],
+        clock,
+        0,
+        0,
+        0,
+        clock,
+    )
+    metrics.batch(report)
+    family = HistogramMetricFamily("age", "", labels=())
+    metrics.age.show(family, ())
+    found = {sample.name: sample.value for sample in family.samples if sample.name != "age_bucket"}
+    assert found["age_count"] == 3, "an item of 1970 has no age"
+    assert found["age_sum"] == pytest.approx(3.5, abs=1.5), "one of 3 to 4 s, one of 7 ms, one of a clock ahead: 0"
+
+
+def test_a_histogram_s_bounds_are_inclusive_and_moments_ahead_count_as_now() -> None:
+    histogram = Histogram([10, 100], 10.0)
+    for value in (0, 10, 11, 100, 101):
+        histogram.observe(value)
+    histogram.observe_since([50, 60, 200], 60)
+    family = HistogramMetricFamily("h", "", labels=("model",))
+    histogram.show(family, ["m"])
+    found = {(sample.name, sample.labels.get("le")): sample.value for sample in family.samples}
+    assert found == {
+        ("h_bucket", "1.0"): 5,
+        ("h_bucket", "10.0"): 7,
+        ("h_bucket", "+Inf"): 8,
+        ("h_count", None): 8,
+        ("h_sum", None): pytest.approx((222 + 10) / 10),
+    }
+
+
+def test_items_without_an_execution_count_by_outcome(port: int, registry: CollectorRegistry) -> None:
+    metrics = ServerMetrics(registry, unix_ns)
+    digits = metrics.model("digits", 2)
+    digits.answered("CANCELLED")
+    digits.dropped(DropReason.SUPERSEDED)
+    digits.dropped(DropReason.TOO_OLD)
+    metrics.model("", 0).answered("NOT_FOUND")
+    shown = samples(port)
+    assert shown["aclserve_items_total", (("code", "CANCELLED"), *DIGITS)] == 1
+    assert shown["aclserve_items_total", (("code", "DROPPED"), *DIGITS)] == 2
+    assert shown["aclserve_dropped_items_total", (*DIGITS[:1], ("reason", "TOO_OLD"), *DIGITS[1:])] == 1
+    assert shown["aclserve_items_total", (("code", "NOT_FOUND"), ("model", ""), ("version", ""))] == 1
+    assert ("aclserve_batches_total", (("model", ""), ("version", ""))) not in shown
 
 
 def test_gauges_are_read_when_scraped(port: int, registry: CollectorRegistry) -> None:
-    metrics = ServerMetrics(registry)
+    metrics = ServerMetrics(registry, unix_ns)
     waiting = {"rows": 0}
-    metrics.watch_queue("digits", lambda: waiting["rows"])
-    metrics.watch_device_memory(lambda: {"ddr": (10, 100), "hbm": (0, 0)})
-    metrics.watch_leases(lambda: (1, 2, 4096))
+    metrics.serve([Served("digits", 2, lambda: waiting["rows"], ModelStatistics())])
+    metrics.watch_memory(lambda: MemoryUse(1, 2, 3, 4096, 512))
+    metrics.watch_handles(lambda: Handles({"stream": 4}, {"device": 100}))
+    metrics.watch_regions(lambda: RegionUse(5, 6, 0, 70, 80))
+    metrics.count_leaked("digits", 7)
     waiting["rows"] = 9
     shown = samples(port)
-    assert shown["aclserve_queue_rows", (("model", "digits"),)] == 9
-    assert shown["aclserve_device_memory_free_bytes", (("kind", "ddr"),)] == 10
-    assert shown["aclserve_device_memory_total_bytes", (("kind", "ddr"),)] == 100
-    assert [shown[f"aclserve_{name}", ()] for name in ("leases", "buffers", "buffer_bytes")] == [1, 2, 4096]
-    metrics.forget_model("digits")
-    assert ("aclserve_queue_rows", (("model", "digits"),)) not in samples(port)
+    assert shown["aclserve_queue_rows", DIGITS] == 9
+    assert [shown[f"aclserve_{name}", ()] for name in ("leases", "buffers", "uploads")] == [1, 2, 3]
+    assert shown["aclserve_buffer_bytes", (("kind", "device"),)] == 4096
+    assert shown["aclserve_handles", (("kind", "stream"),)] == 4
+    assert shown["aclserve_handle_bytes", (("kind", "device"),)] == 100
+    assert shown["aclserve_regions", ()] == 5
+    assert shown["aclserve_region_bytes_total", (("direction", "written"),)] == 80
+    assert shown["aclserve_leaked_bytes_total", (("model", "digits"),)] == 7
+    metrics.serve([])
+    assert ("aclserve_queue_rows", DIGITS) not in samples(port)
+
+
+def snapshot(utilization: int | None, *memory: AttributeUse) -> DeviceSnapshot:
+    return DeviceSnapshot(3, "Ascend910B", "host", False, list(memory), utilization)
+
+
+HBM = AttributeUse(aclrtMemAttr.ACL_HBM_MEM, 10, 100)
+
+
+def test_of_a_device_only_what_is_known_is_shown(port: int, registry: CollectorRegistry) -> None:
+    metrics = ServerMetrics(registry, unix_ns)
+    TritonNames(registry, metrics)
+    gpu = (("gpu_uuid", "npu-3"),)
+    assert not [name for name, _ in samples(port) if "device" in name or name.startswith("nv_gpu")]
+    metrics.sample_device(snapshot(None, HBM))
+    shown = samples(port)
+    assert shown["aclserve_device_memory_free_bytes", (("kind", "hbm_mem"),)] == 10
+    assert (shown["nv_gpu_memory_used_bytes", gpu], shown["nv_gpu_memory_total_bytes", gpu]) == (90, 100)
+    assert not [name for name, _ in shown if "utilization" in name or "power" in name]
+    metrics.sample_device(snapshot(50))
+    shown = samples(port)
+    assert shown["aclserve_device_utilization_ratio", ()] == shown["nv_gpu_utilization", gpu] == 0.5
+    assert ("nv_gpu_memory_used_bytes", gpu) not in shown
+
+
+def test_a_device_that_cannot_tell_is_not_shown_and_told_once(
+    registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = ServerMetrics(registry, unix_ns)
+    answers = iter(
+        [snapshot(1, HBM), RuntimeError("busy"), RuntimeError("busy"), snapshot(2, HBM), RuntimeError("over")]
+    )
+    shown: list[int | None] = []
+
+    class Directory:
+        async def list_devices(self) -> list[DeviceSnapshot]:
+            shown.append(None if metrics.device is None else metrics.device.utilization_percent)
+            answer = next(answers, None)
+            if answer is None:
+                raise asyncio.CancelledError
+            if isinstance(answer, RuntimeError):
+                raise answer
+            return [answer]
+
+    monkeypatch.setattr(sources, "SAMPLE_INTERVAL_S", 0)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(sources.sample_device(metrics, cast(DeviceDirectory, Directory())))
+    assert shown == [None, 1, None, None, 2, None]
+    assert [record.getMessage() for record in caplog.records] == [
+        "the device does not tell its memory: busy",
+        "the device does not tell its memory: over",
+    ]
+
+
+def test_triton_s_names_show_a_model_s_statistics(port: int, registry: CollectorRegistry) -> None:
+    metrics = ServerMetrics(registry, unix_ns)
+    TritonNames(registry, metrics)
+    statistics = ModelStatistics()
+    statistics.add_success(Execution(2, 6, 3000, 4000, 5000, 6000, 40_000), 1)
+    statistics.add_failure(1, 9000, executed=False, now_ms=2)
+    metrics.serve([Served("digits", 2, lambda: 4, statistics)])
+    shown = samples(port)
+    assert {name.removeprefix("nv_inference_"): value for (name, labels), value in shown.items() if "nv_" in name} == {
+        "request_success": 2,
+        "request_failure": 1,
+        "count": 6,
+        "exec_count": 1,
+        "request_duration_us": 40,
+        "queue_duration_us": 3,
+        "compute_input_duration_us": 8,
+        "compute_infer_duration_us": 10,
+        "compute_output_duration_us": 12,
+        "pending_request_count": 4,
+    }
 
 
 def test_a_broken_gauge_leaves_the_others(port: int, registry: CollectorRegistry) -> None:
-    def broken() -> tuple[int, int, int]:
+    def broken() -> MemoryUse:
         raise RuntimeError("no leases here")
 
-    metrics = ServerMetrics(registry)
-    metrics.watch_leases(broken)
+    metrics = ServerMetrics(registry, unix_ns)
+    metrics.watch_memory(broken)
     metrics.watch_streams(lambda: 1)
     shown = samples(port)
     assert shown["aclserve_streams", ()] == 1
     assert ("aclserve_leases", ()) not in shown
+
+
+def test_models_that_come_and_go_do_not_fill_the_page(registry: CollectorRegistry) -> None:
+    metrics = ServerMetrics(registry, unix_ns)
+    kept = metrics.model("kept", 1)
+    metrics.serve([Served("kept", 1, lambda: 0, ModelStatistics())])
+    nobody = metrics.model("", 0)
+    for number in range(2 * MAX_GONE):
+        metrics.model(f"upload-{number}", 1).answered("OK")
+    assert metrics.model("kept", 1) is kept
+    assert metrics.model("", 0) is nobody
+    (items,) = (family for family in metrics.collect() if family.name == "aclserve_items")
+    assert {sample.labels["model"] for sample in items.samples} == {
+        f"upload-{number}" for number in range(MAX_GONE, 2 * MAX_GONE)
+    }
+
+
+def test_what_is_described_is_what_is_collected(registry: CollectorRegistry) -> None:
+    metrics = ServerMetrics(registry, unix_ns)
+    metrics.watch_streams(lambda: 0)
+    metrics.watch_memory(lambda: MemoryUse(0, 0, 0, 0, 0))
+    metrics.watch_handles(lambda: Handles({}, {}))
+    metrics.watch_regions(lambda: RegionUse(0, 0, 0, 0, 0))
+    metrics.sample_device(snapshot(1, HBM))
+    assert {family.name for family in metrics.collect()} == {family.name for family in metrics.describe()}

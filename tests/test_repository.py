@@ -32,8 +32,11 @@ NPU_MOUNTS = {
 }
 """What of the host's driver a container needs, from the same chapter."""
 
-WORK = {"install", "proto", "check", "fix", "test", "test-contract", "bench", "image", "clean"}
-TARGETS = WORK | {"help", "serve", "demo", "demo-video", "load"}
+WORK = {"install", "proto", "release-protos", "check", "fix", "test", "test-contract", "fuzz", "image", "clean"}
+BENCHES = {"bench", "bench-peers", "bench-standing"}
+KITS = {"test-clients", "client-go", "client-node", "client-java", "client-rust", "client-cpp"}
+USE = {"help", "serve", "demo", "demo-video", "load", "protoset", "perf-analyzer", "compat-tools"}
+TARGETS = WORK | BENCHES | KITS | USE
 
 
 def check_serve_command(words: list[str]) -> dict[str, str]:
@@ -166,7 +169,7 @@ class TestDockerfile:
         found = dict(instructions())
         assert json.loads(found["ENTRYPOINT"]) == ["aclserve"]
         given = check_serve_command(json.loads(found["CMD"]))
-        assert given == {"host": "0.0.0.0", "model_repository": "/models"}
+        assert given == {"host": "0.0.0.0", "insecure": "on", "model_repository": "/models"}
         ports = {str(option.default) for option in options() if option.name in ("port", "metrics_port")}
         assert set(found["EXPOSE"].split()) == ports
         assert found["STOPSIGNAL"] == "SIGTERM"

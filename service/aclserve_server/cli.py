@@ -8,21 +8,31 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 from aclserve.errors import AclserveError
-from aclserve_server import allocator
+from aclserve_server import allocator, logs
+from aclserve_server.access.directory import FileError, entry, make_token
+from aclserve_server.access.principal import GROUPS
 from aclserve_server.acl.errors import AclError, LibraryError
 from aclserve_server.config import Config, ConfigError, add_arguments
+from aclserve_server.device.faults import is_device_fatal
 from aclserve_server.inspect import InspectError, describe_file, format_text
+from aclserve_server.profiling import Profiler
 from aclserve_server.server import Addresses, Server
 
 log = logging.getLogger(__name__)
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
+EXIT_DEVICE_LOST = 69
+"""The device failed or hangs: whoever watches the process starts another (EX_UNAVAILABLE of sysexits.h)."""
+
+LOST_EXIT_S = 15.0
+"""How long after the loss of its device a process may last at the most."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,12 +55,29 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="run the service", allow_abbrev=False)
     add_arguments(serve)
     serve.set_defaults(run=_serve)
+    token = commands.add_parser("token", help="make a token, and what the file of --principals says of it")
+    token.add_argument("name", help="the principal who gets it")
+    token.add_argument("--group", action="append", choices=GROUPS, default=[], help="to grant; may be repeated (infer)")
+    token.set_defaults(run=_token)
     model = commands.add_parser("model", help="work on model files").add_subparsers(required=True, metavar="COMMAND")
     inspect = model.add_parser("inspect", help="show what an OM or ONNX file says of itself")
     inspect.add_argument("file", type=Path, help="a .om or .onnx file")
     inspect.add_argument("--json", action="store_true", help="one JSON document instead of text")
     inspect.set_defaults(run=_inspect)
     return parser
+
+
+def _token(arguments: argparse.Namespace) -> int:
+    """Prints the file's part on standard output, to be appended, and the token, which is shown this once, beside it."""
+    token = make_token()
+    try:
+        text = entry(arguments.name, token, arguments.group or ["infer"])
+    except FileError as error:
+        print(f"aclserve: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    print(f"# the token of {arguments.name}; it is shown only now: {token}", file=sys.stderr)
+    print(text)
+    return 0
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
@@ -65,37 +92,79 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 def _serve(arguments: argparse.Namespace) -> int:
     config = Config.from_namespace(arguments, os.environ)
-    logging.basicConfig(
-        level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    logs.configure(config.log_level, config.log_format)
     try:
+        profiler = _profiler(config.profile)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_run(config))
+            return runner.run(_run(config, profiler))
     except (LibraryError, AclserveError, AclError, OSError) as error:
         print(f"aclserve: {error}", file=sys.stderr)
-        return EXIT_ERROR
-    return 0
+        lost = is_device_fatal(error) if isinstance(error, AclError) else getattr(error, "reason", "") == "DEVICE_LOST"
+        return EXIT_DEVICE_LOST if lost else EXIT_ERROR
 
 
-async def _run(config: Config) -> None:
-    """Serves until SIGTERM or Ctrl-C."""
+def _profiler(file: str) -> Profiler | None:
+    """The profiler that was asked for; ConfigError where its library is missing, OSError for a wrong file."""
+    try:
+        return Profiler(Path(file)) if file else None
+    except ImportError as error:
+        raise ConfigError(
+            [f"--profile: got {file!r}, but pyinstrument is not installed: pip install 'aclserve[profile]'"]
+        ) from error
+
+
+async def _run(config: Config, profiler: Profiler | None) -> int:
+    """Serves until SIGTERM, Ctrl-C or the loss of the device; the exit code.
+
+    A profile is of the time from ready to the end of the drain.
+    """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     server = Server(config)
+    server.surrender.tell(lambda error: stopping.set())
+    server.surrender.tell(lambda error: _end_in_any_case())
     addresses = await server.start()
     allocator.tune()
+    allocator.calm_collector()
+    allocator.share_interpreter()
     print(ready_line(config, addresses, server.library_path), flush=True)
+    if profiler is not None:
+        profiler.start()
     await stopping.wait()
     log.info("stopping: accepted items are answered first")
-    await server.stop()
+    try:
+        if server.surrender.loss.hung:
+            await server.abandon()
+            _leave()
+        await server.stop()
+    finally:
+        if profiler is not None:
+            profiler.stop()
+    return EXIT_DEVICE_LOST if server.surrender.lost.is_set() else 0
+
+
+def _end_in_any_case() -> None:
+    """The device is lost, and so is perhaps whatever still calls it: the process ends in time all the same."""
+    timer = threading.Timer(LOST_EXIT_S, _leave)
+    timer.daemon = True
+    timer.start()
+
+
+def _leave() -> None:
+    """Ends the process at once, without a word to the device."""
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(EXIT_DEVICE_LOST)
 
 
 def ready_line(config: Config, addresses: Addresses, library: str) -> str:
     """What `serve` prints on standard output when it serves; scripts wait for it."""
     host = f"[{addresses.host}]" if ":" in addresses.host else addresses.host
     places = f"grpc={host}:{addresses.port} metrics={host}:{addresses.metrics_port}"
+    if addresses.unix_socket:
+        places += f" unix={addresses.unix_socket}"
     return f"ready {places} device={config.device} acl={library}"
 
 

@@ -30,6 +30,9 @@ from aclserve_server.options import add_arguments as add_options
 
 __all__ = ["ENVIRONMENT_PREFIX", "Config", "ConfigError", "Option", "add_arguments", "options", "options_table"]
 
+SUFFIXES = (".html", ".json")
+"""What a profile's name may end in."""
+
 EMULATOR = "emulator"
 """The value of `acl_library` that chooses the emulated device."""
 
@@ -48,14 +51,79 @@ class Config:
     model_repository: Path = declare(  # noqa: RUF009 (makes a field)
         _MODELS, "folder of models, laid out as MODEL/VERSION/model.onnx or model.om", metavar="DIR"
     )
+    model_control_mode: str = declare(
+        "none",
+        "who decides what is loaded: `none` loads all models at the start, `poll` also follows the repository as it "
+        "changes, `explicit` leaves it to clients",
+        metavar="MODE",
+        choices=("none", "poll", "explicit"),
+    )
+    load_model: tuple[str, ...] = declare(
+        (), "model to load at the start in the mode `explicit`; `*` stands for all", metavar="MODEL"
+    )
+    repository_poll_s: float = declare(
+        15.0, "time between two looks at the repository in the mode `poll`", unit="seconds", minimum=0.1, maximum=86400
+    )
+    strict_config: bool = declare(
+        False, "a field of a config.pbtxt that has no meaning here keeps its model from being loaded", metavar="on|off"
+    )
     host: str = declare("127.0.0.1", "address to listen on, for gRPC and for metrics", metavar="ADDRESS")
     port: int = declare(8001, "port of gRPC; 0 picks a free one", minimum=0, maximum=65535)
     metrics_port: int = declare(
         8002, "port of HTTP: /metrics, /healthz and /readyz; 0 picks a free one", minimum=0, maximum=65535
     )
+    unix_socket: str = declare(
+        "",
+        "path of a unix domain socket for gRPC besides the port, for this user only (mode 0600); empty: none",
+        metavar="PATH",
+    )
+    tls_cert: str = declare(
+        "", "file of the server's certificate and its chain (PEM); with --tls-key: TLS on the port", metavar="FILE"
+    )
+    tls_key: str = declare("", "file of the certificate's private key (PEM)", metavar="FILE")
+    tls_client_ca: str = declare(
+        "", "file of the authorities (PEM) that clients' certificates must come from; empty: none asked", metavar="FILE"
+    )
+    principals: str = declare(
+        "",
+        "file that names who may call, by token or certificate, with groups and quotas; empty: no authentication",
+        metavar="FILE",
+    )
+    insecure: bool = declare(
+        False, "listen without TLS although --host is not the loopback: for networks that are private", metavar="on|off"
+    )
+    remote_admin: bool = declare(
+        False, "without --principals: callers of other hosts, too, may load and unload models and change settings"
+    )
+    health_port: int = declare(
+        0, "port for probes without TLS and token: grpc.health.v1 alone; 0: none", minimum=0, maximum=65535
+    )
     device: int = declare(0, "device to drive, as AscendCL counts them", minimum=0, maximum=65535)
     log_level: str = declare(
         "info", "least severe log lines to write", metavar="LEVEL", choices=("debug", "info", "warning", "error")
+    )
+    log_format: str = declare("text", "form of the log lines", metavar="FORMAT", choices=("text", "json"))
+    triton_metrics: bool = declare(
+        False, "/metrics also shows what Triton's names stand for (`nv_inference_*`, `nv_gpu_*`)"
+    )
+    tracing: bool = declare(
+        False,
+        "a span for each item, sent by OTLP to where the environment's OTEL_EXPORTER_OTLP_ENDPOINT says "
+        "(needs the extra `otel`)",
+    )
+    profile: str = declare(
+        "",
+        "file for a sampling profile of all threads, written at the stop: .html for a browser, .json for speedscope "
+        "(needs the extra `profile`)",
+        metavar="FILE",
+    )
+    device_timeout_s: float = declare(
+        60.0,
+        "time that a batch or a call on the device may take before the device counts as hung, and the server gives up "
+        "and exits with code 69 for its supervisor to replace it; loads get ten times as long; 0 waits for ever",
+        unit="seconds",
+        minimum=0,
+        maximum=86400,
     )
     drain_timeout_s: float = declare(
         30.0, "longest time that accepted items get to finish at shutdown", unit="seconds", minimum=0, maximum=86400
@@ -148,11 +216,37 @@ class Config:
             yield f"--host: got {self.host!r}, expected an IP address or a host name: give 127.0.0.1 or 0.0.0.0"
         if self.port == self.metrics_port != 0:
             yield f"--metrics-port: got {self.metrics_port}, expected another than --port's: 0 picks a free one"
+        if isinstance(self.profile, str) and self.profile and Path(self.profile).suffix not in SUFFIXES:
+            yield (
+                f"--profile: got {self.profile!r}, expected a name that ends in {' or '.join(SUFFIXES)}: the first for "
+                "a browser, the second for speedscope"
+            )
+        yield from self._exposures()
+        if self.load_model and self.model_control_mode != "explicit":
+            yield (
+                f"--load-model: got {self.load_model[0]!r} with --model-control-mode {self.model_control_mode}, "
+                "expected explicit: the other modes load all models"
+            )
         sizes = (self.max_upload_bytes, self.max_lease_host_bytes)
         if all(isinstance(size, int) for size in sizes) and sizes[0] > sizes[1]:
             yield (
                 f"--max-upload-bytes: got {self.max_upload_bytes}, expected at most --max-lease-host-bytes "
                 f"({self.max_lease_host_bytes}), because a lease holds its uploads: lower the one or raise the other"
+            )
+
+    def _exposures(self) -> Iterator[str]:
+        """What would let strangers in, or keep everybody out."""
+        if bool(self.tls_cert) != bool(self.tls_key):
+            flag, other = ("--tls-cert", "--tls-key") if self.tls_cert else ("--tls-key", "--tls-cert")
+            yield f"{flag}: got {self.tls_cert or self.tls_key!r}, expected {other} beside it: give both or none"
+        if self.health_port and self.health_port in (self.port, self.metrics_port):
+            yield f"--health-port: got {self.health_port}, expected another than --port's and --metrics-port's"
+        if self.tls_client_ca and not self.tls_cert:
+            yield f"--tls-client-ca: got {self.tls_client_ca!r}, expected --tls-cert and --tls-key beside it"
+        if _is_address(self.host) and not (is_loopback(self.host) or self.tls_cert or self.insecure is not False):
+            yield (
+                f"--host: got {self.host!r} without TLS, expected the loopback: give --tls-cert and --tls-key, or say "
+                "--insecure where the network is private"
             )
 
     @classmethod
@@ -187,6 +281,14 @@ def _is_address(host: object) -> bool:
     except ValueError:
         return re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", host) is not None
     return True
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this host can reach an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 _OPTIONS = options_of(Config)

@@ -125,6 +125,20 @@ def array_of(value: tensor_pb2.Tensor, dtype: Any = np.float32) -> np.ndarray[An
     return np.frombuffer(value.data, dtype).reshape(tuple(value.shape))
 
 
+def answer(result: model_pb2.InferResult) -> bytes:
+    """The bytes of the only output."""
+    assert result.WhichOneof("outcome") == "outputs", result.error
+    (output,) = result.outputs.tensors
+    assert output.name == "y"
+    return output.data
+
+
+def reason(result: model_pb2.InferResult) -> str:
+    """The reason of an item's error, which must be clean."""
+    assert result.WhichOneof("outcome") == "error", result
+    return item_refusal(result.error).check_clean().reason
+
+
 def item(item_id: str, *inputs: tensor_pb2.Tensor, **fields: Any) -> model_pb2.InferItem:
     return model_pb2.InferItem(id=item_id, inputs=inputs, **fields)
 

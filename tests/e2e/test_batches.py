@@ -14,7 +14,7 @@ import pytest
 
 import aclserve_server.engine.lane as engine_lane
 import aclserve_server.rpc.model as rpc_model
-from aclserve.errors import Unavailable
+from aclserve.errors import Internal
 from aclserve_client import Client
 from aclserve_server.emulator import EmulatorConfig, Latency
 from serving import Serving, elementwise, put_model, rows, serving
@@ -98,7 +98,7 @@ def test_a_task_that_fails_later_releases_no_byte_and_hurts_no_neighbour(service
     with client.stream("relu") as stream:
         for index, name in enumerate(("first", "failing", "last")):
             if name == "failing":
-                service.emulator.faults.fail_task("aclmdlExecuteAsync", 507015, task=2)
+                service.emulator.faults.fail_task("aclmdlExecuteAsync", 507899, task=2)
             stream.send({"x": rows(index * 32, 32)}, id=name)
             wait_until(service, lambda index=index: received(service) == index + 1)
         service.emulator.release()
@@ -107,8 +107,8 @@ def test_a_task_that_fails_later_releases_no_byte_and_hurts_no_neighbour(service
     failed = [name for name, result in found.items() if result.error is not None]
     assert len(failed) == 1
     error = found[failed[0]].error
-    assert isinstance(error, Unavailable)
-    assert error.metadata["acl_code"] == "507015"
+    assert isinstance(error, Internal)
+    assert error.metadata["acl_code"] == "507899"
     assert not found[failed[0]].outputs
     for index, name in enumerate(("first", "failing", "last")):
         if name not in failed:

@@ -536,7 +536,7 @@ def test_a_long_chain_in_two_buffers(service: Serving, raw: Raw, lease: str) -> 
 def test_a_reader_fails_with_its_writer(service: Serving, raw: Raw, lease: str) -> None:
     between, other = raw.buffer(lease, 16), raw.buffer(lease, 16)
     stream = raw.stream(Config(order=SUBMISSION), lease)
-    service.emulator.faults.fail_task("aclmdlExecuteAsync", 507015)
+    service.emulator.faults.fail_task("aclmdlExecuteAsync", 507899)
     stream.items(
         item("a", x(1), model="twice", outputs=to_buffer(between)),
         item("b", from_buffer(between), model="relu", outputs=to_buffer(other)),
@@ -544,7 +544,7 @@ def test_a_reader_fails_with_its_writer(service: Serving, raw: Raw, lease: str) 
         item("d", x(4), model="one"),
     )
     a, b, c, d = stream.finish()
-    assert item_refusal(a.error).metadata["acl_code"] == "507015"
+    assert item_refusal(a.error).metadata["acl_code"] == "507899"
     assert reasons([b, c]) == {"INPUT_NOT_WRITTEN"}
     assert item_refusal(b.error).code is grpc.StatusCode.FAILED_PRECONDITION
     check_answers([model_pb2.InferResult(id="4", outputs=d.outputs)])

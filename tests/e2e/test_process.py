@@ -168,7 +168,7 @@ def test_a_server_from_start_to_end(models: Path, tmp_path: Path) -> None:
         assert server.get("/nothing")[0] == 404
         answer = raw.infer(model_pb2.InferRequest(model="relu", inputs=[tensor("x", rows(1, 2))]))
         assert (array_of(answer.outputs.tensors[0]) == rows(1, 2)).all()
-        assert server.metric('aclserve_rows_total{model="relu"}') == 2
+        assert server.metric('aclserve_rows_total{model="relu",version="1"}') == 2
         check = raw.channel.unary_unary(
             "/grpc.health.v1.Health/Check",
             health_pb2.HealthCheckRequest.SerializeToString,
@@ -192,7 +192,7 @@ def test_a_signal_while_items_are_in_flight(models: Path, tmp_path: Path, number
         stream.items(*(item(str(index), tensor("x", rows(index, 1))) for index in range(5)))
         request = model_pb2.InferRequest(model="patient", inputs=[tensor("x", rows(9, 2))])
         call = raw.models.Infer.future(request, timeout=30)
-        wait_until(lambda: server.metric('aclserve_queue_rows{model="patient"}') == 7, "seven rows wait")
+        wait_until(lambda: server.metric('aclserve_queue_rows{model="patient",version="1"}') == 7, "seven rows wait")
         server.process.send_signal(number)
         assert stream.read().going_away.last_accepted_id == "4"
         assert server.get("/healthz")[0] == 200

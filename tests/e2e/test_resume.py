@@ -60,7 +60,9 @@ class Site:
         up, self._serving = self._serving, None
         self._running.close()
         if up is not None:
-            self.rows += int(up.server.registry.get_sample_value("aclserve_rows_total", {"model": "one"}) or 0)
+            self.rows += int(
+                up.server.registry.get_sample_value("aclserve_rows_total", {"model": "one", "version": "1"}) or 0
+            )
 
 
 class Load:

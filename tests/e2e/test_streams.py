@@ -38,11 +38,13 @@ from e2e.raw import (
     HUGE,
     Raw,
     RawStream,
+    answer,
     array_of,
     item,
     item_refusal,
     leaves_nothing,
     queued,
+    reason,
     refused,
     tensor,
     wait_until,
@@ -123,20 +125,6 @@ def occupy(service: Serving, stream: RawStream, model: str = "one") -> None:
     before = submitted(service)
     stream.items(item("first", x(), model=model))
     wait_until(lambda: submitted(service) == before + 1, "the first item is on the device")
-
-
-def answer(result: model_pb2.InferResult) -> bytes:
-    """The bytes of the only output."""
-    assert result.WhichOneof("outcome") == "outputs", result.error
-    (output,) = result.outputs.tensors
-    assert output.name == "y"
-    return output.data
-
-
-def reason(result: model_pb2.InferResult) -> str:
-    """The reason of an item's error, which must be clean."""
-    assert result.WhichOneof("outcome") == "error", result
-    return item_refusal(result.error).check_clean().reason
 
 
 # Configuration.
@@ -532,7 +520,7 @@ def test_bad_items_do_not_end_the_stream(raw: Raw) -> None:
 def test_a_failure_on_the_device_is_its_items_alone(service: Serving, raw: Raw) -> None:
     stream = raw.stream(Config(model="one", order=SUBMISSION))
     occupy(service, stream)
-    service.emulator.faults.fail_task("aclmdlExecuteAsync", 507011)
+    service.emulator.faults.fail_task("aclmdlExecuteAsync", 507899)
     stream.items(item("a", x(1)), item("b", x(2)))
     wait_until(lambda: queued(service, "one") == 2, "two items wait")
     service.emulator.release()
@@ -540,7 +528,7 @@ def test_a_failure_on_the_device_is_its_items_alone(service: Serving, raw: Raw) 
     assert answer(first) == rows(0, 1).tobytes()
     for result in (a, b):
         refusal = item_refusal(result.error).check_clean()
-        assert refusal.metadata["acl_code"] == "507011"
+        assert refusal.metadata["acl_code"] == "507899"
         assert refusal.metadata["acl_call"]
     stream.items(item("c", x(3)))
     (c,) = stream.finish()

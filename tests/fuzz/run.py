@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("unary", "stream", "v2", "config")
+NAMES = ("unary", "stream", "v2", "config", "model", "upload")
 MAX_INPUT_BYTES = 4096
 _SPARE_SECONDS = 240
 
@@ -34,7 +34,9 @@ def child(name: str, arguments: list[str]) -> None:
     """One target, with our code watched for what is reached."""
     import atheris
 
-    with atheris.instrument_imports(include=["aclserve_server.rpc"]):
+    with atheris.instrument_imports(
+        include=["aclserve_server.rpc", "aclserve_server.inspect", "aclserve_server.engine.uploads"]
+    ):
         from fuzz import targets
     corpus = Path(arguments[0])
     if corpus.is_dir():

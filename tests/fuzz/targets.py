@@ -7,19 +7,27 @@ so that an input shows by itself what it found.
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from zlib import crc32
 
+import google_crc32c
 from google.protobuf import text_format
 
+from aclserve.errors import DataLoss, InvalidArgument
 from aclserve.v1 import model_pb2
 from aclserve_server.engine.model_config import ConfigProblem
+from aclserve_server.engine.uploads import Transfer
+from aclserve_server.inspect import InspectError, describe_file, format_text
+from aclserve_server.inspect.om import MAGIC
 from aclserve_server.kserve import model_config_pb2
 from aclserve_server.rpc.model_config import parse_model_config
 from aclserve_server.rpc.pbtxt import TextError, TextFields
 from aclserve_server.rpc.v2.wire_templates import REQUESTS
 from aclserve_server.rpc.wire_templates import ITEMS, MESSAGES
+from device import onnx_models
 from rpc.test_wire_equality import check_stream, check_unary
 from rpc.v2 import v2_messages
 
@@ -87,13 +95,76 @@ def _check_repeats(check: Callable[[bytes], object], data: bytes) -> None:
         check(data)
 
 
-TARGETS: dict[str, Callable[[bytes], None]] = {"unary": unary, "stream": stream, "v2": v2, "config": config}
+def model(data: bytes) -> None:
+    """A model file: it is described or refused by InspectError, and nothing of it reaches a terminal unprinted."""
+    if not data:
+        return
+    with tempfile.NamedTemporaryFile(suffix=".om" if data[0] % 2 else ".onnx") as file:
+        file.write(data)
+        file.flush()
+        try:
+            description = describe_file(Path(file.name))
+        except InspectError as error:
+            if not str(error):
+                raise RuntimeError("a refusal without a word") from error
+            return
+    text = format_text(description)
+    if any(not (mark.isprintable() or mark == "\n") for mark in text):
+        raise RuntimeError(f"unprintable: {text!r}")
+    json.loads(description.to_json())
+
+
+def upload(data: bytes) -> None:
+    """An upload as its header announces it (size, checksum) and as it comes, in chunks of any size."""
+    if len(data) < 8:
+        return
+    size, announced = data[0], int.from_bytes(data[1:5], "big") if data[5] % 2 else None
+    content = data[8:]
+    right = google_crc32c.value(content)
+    if data[6] % 2 and announced is not None:
+        announced = right
+    taken = 0
+    try:
+        transfer = Transfer(size, announced)
+        while taken < len(content):
+            chunk = content[taken : taken + 1 + data[7] + taken % 7]
+            transfer.check(chunk)
+            transfer.add(chunk)
+            taken += len(chunk)
+        crc32c = transfer.finish()
+    except InvalidArgument as error:
+        good = size == len(content) and size > 0
+        if good or error.reason not in ("SIZE_IS_ZERO", "UPLOAD_TOO_LONG", "UPLOAD_TRUNCATED"):
+            raise
+        return
+    except DataLoss:
+        if announced == right:
+            raise
+        return
+    if (size, crc32c) != (len(content), right) or announced not in (None, right):
+        raise RuntimeError("an upload was taken that is not what was announced")
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "unary": unary,
+    "stream": stream,
+    "v2": v2,
+    "config": config,
+    "model": model,
+    "upload": upload,
+}
 
 
 def seeds(target: str) -> list[bytes]:
     """Inputs to begin with: what clients send."""
     if target == "v2":
         return [path.read_bytes() for path in sorted(GOLDEN.glob("*.bin"))]
+    if target == "model":
+        return [MAGIC + bytes(252), MAGIC + bytes(range(256)) * 2, *(onnx_models.__dict__[name]() for name in _MODELS)]
+    if target == "upload":
+        whole = bytes(range(40))
+        marks = (b"\0\0\0\0\0\0\x03", b"\0\0\0\0\1\1\x03", b"\1\2\3\4\1\0\xff")
+        return [bytes([len(whole)]) + mark + whole for mark in marks]
     if target == "config":
         return [text.encode() for text in _CONFIGS]
     items = _items()
@@ -121,6 +192,8 @@ def _items() -> list[model_pb2.InferItem]:
     filled.version = 7
     return [plain, buffered, filled]
 
+
+_MODELS = ("linear", "pooled", "nonzero")
 
 _CONFIGS = (
     'name: "m"\nplatform: "onnxruntime_onnx" backend: \'onnxruntime\'\nmax_batch_size: 32\n',

@@ -22,9 +22,10 @@ from aclserve_server.emulator import Emulator
 from aclserve_server.emulator.config import EmulatorConfig
 from aclserve_server.engine.devices import DeviceDirectory
 from aclserve_server.engine.memory import MemoryLimits, MemoryManager
+from aclserve_server.engine.regions import Regions
 from aclserve_server.rpc.device import DeviceService, ServerInfo
+from aclserve_server.rpc.guard import Guard
 from aclserve_server.rpc.memory import MemoryService
-from aclserve_server.rpc.status import ErrorInterceptor
 from device.helpers import live
 from engine.memory_double import FakeDevice, HeldThread
 
@@ -35,20 +36,24 @@ LIMITS = MemoryLimits(
     max_ttl_s=100.0,
     max_upload_bytes=1 << 20,
 )
-INFO = ServerInfo("1.2.3", "1.14.0", ("reflection",), 64 << 20, 1000, 100, LIMITS)
+INFO = ServerInfo("1.2.3", "1.14.0", ("reflection",), 64 << 20, 1000, 100, LIMITS, 1 << 28, 256)
 TIMEOUT_S = 60
+MAX_REGIONS = 3
 
 
 class Wire:
     """Stubs, and the server's insides."""
 
-    def __init__(self, channel: grpc.aio.Channel, memory: MemoryManager, device: Any, thread: Any) -> None:
+    def __init__(
+        self, channel: grpc.aio.Channel, memory: MemoryManager, device: Any, thread: Any, regions: Regions
+    ) -> None:
         self.channel = channel
         self.memories = memory_pb2_grpc.MemoryServiceStub(channel)
         self.devices = device_pb2_grpc.DeviceServiceStub(channel)
         self.memory = memory
         self.device = device
         self.thread = thread
+        self.regions = regions
         self.now = 1000.0
 
     async def lease(self, ttl_s: int | None = None) -> tuple[tuple[str, str], ...]:
@@ -68,10 +73,10 @@ class Wire:
 
 
 @asynccontextmanager
-async def serving(add: Callable[[grpc.aio.Server], None]) -> AsyncIterator[grpc.aio.Channel]:
-    """A channel to a server with the error interceptor and what `add` adds."""
-    server = grpc.aio.server(interceptors=[ErrorInterceptor()])
-    add(server)
+async def serving(add: Callable[[Any], None], **guarding: Any) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel to a server with the guard and what `add` adds."""
+    server = grpc.aio.server()
+    add(Guard(server, **guarding))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
@@ -110,20 +115,24 @@ async def run_on(test: Callable[[Wire], Awaitable[None]], device: Any, thread: A
     """The same over any device."""
     wire: Wire
     counter = itertools.count()
-    memory = MemoryManager(device, thread, LIMITS, lambda: wire.now, lambda: f"id-{next(counter):06}")
+    regions = Regions(enabled=True, max_per_owner=MAX_REGIONS)
+    memory = MemoryManager(
+        device, thread, LIMITS, lambda: wire.now, lambda: f"id-{next(counter):06}", regions.end_owner
+    )
     devices = DeviceDirectory(device, 0, True, thread)
 
     def add(server: grpc.aio.Server) -> None:
-        memory_pb2_grpc.add_MemoryServiceServicer_to_server(MemoryService(memory, devices), server)
+        memory_pb2_grpc.add_MemoryServiceServicer_to_server(MemoryService(memory, devices, regions), server)
         device_pb2_grpc.add_DeviceServiceServicer_to_server(DeviceService(devices, INFO, lambda: 12.5), server)
 
     async with serving(add) as channel:
-        wire = Wire(channel, memory, device, thread)
+        wire = Wire(channel, memory, device, thread, regions)
         await memory.start()
         await test(wire)
         if isinstance(thread, HeldThread):
             thread.release()
     await memory.close()
+    assert not regions.use().descriptors
     use = memory.use()
     assert (use.leases, use.buffers, use.uploads, use.device_bytes, use.host_bytes) == (0, 0, 0, 0, 0)
 

@@ -53,6 +53,9 @@ def test_the_server_tells_about_itself() -> None:
         assert limits.max_lease_host_bytes == memory.max_lease_host_bytes
         assert limits.max_lease_ttl.seconds == memory.max_ttl_s
         assert limits.max_upload_bytes == memory.max_upload_bytes
+        assert limits.max_stream_bytes == INFO.max_stream_bytes
+        assert limits.max_regions == INFO.max_regions
+        assert not answer.HasField("caller")
         assert all(field.name for field, _ in limits.ListFields())
         assert len(limits.ListFields()) == len(pb.Limits.DESCRIPTOR.fields)
 

@@ -138,6 +138,13 @@ def calls_with_a_lease(wire: Wire, lease: Any) -> dict[str, Any]:
         ),
         "WriteBuffer": lambda: memories.WriteBuffer(iter(parts(header, b"1")), metadata=lease),
         "ReadBuffer": lambda: first(memories.ReadBuffer(pb.ReadBufferRequest(buffer_id="x"), metadata=lease)),
+        "RegisterRegion": lambda: memories.RegisterRegion(
+            pb.RegisterRegionRequest(key="/x", size_bytes=1), metadata=lease
+        ),
+        "UnregisterRegion": lambda: memories.UnregisterRegion(
+            pb.UnregisterRegionRequest(region_id="x"), metadata=lease
+        ),
+        "ListRegions": lambda: memories.ListRegions(pb.ListRegionsRequest(), metadata=lease),
     }
 
 

@@ -33,6 +33,8 @@ KINDS = (
     "stream_stream_written",
 )
 
+METHODS = {"t.T": dict.fromkeys((*KINDS, "synchronous", "aborting"), "infer")}
+
 
 class Thrower:
     """Handlers of all kinds that answer once, or raise."""
@@ -122,7 +124,7 @@ async def call(channel: grpc.aio.Channel, name: str) -> list[bytes]:
 def run(test: Any) -> None:
     async def main() -> None:
         thrower = Thrower()
-        async with serving(thrower.add) as channel:
+        async with serving(thrower.add, methods=METHODS) as channel:
             await test(thrower, channel)
 
     asyncio.run(main())

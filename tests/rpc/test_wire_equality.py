@@ -171,10 +171,13 @@ def plain_request(draw: st.DrawFn) -> pb.StreamInferRequest:
         )
         for name in draw(st.sampled_from(["x", "y", "xy"])):
             tensor = item.inputs.add(name=name, data_type=draw(st.sampled_from([2, 12])), shape=(1, 8))
-            source = draw(st.integers(0, 3))
+            source = draw(st.integers(0, 4))
             if source == 0:
                 tensor.buffer.buffer_id = draw(st.sampled_from(["b1", "b2"]))
                 tensor.buffer.offset_bytes = draw(st.sampled_from([0, 64, 128]))
+            elif source == 4:
+                tensor.region.region_id = draw(st.sampled_from(["b1", "b2"]))
+                tensor.region.offset_bytes = draw(st.sampled_from([0, 64, 128]))
             elif source == 1:
                 tensor.fill.pattern = draw(st.sampled_from([1, 2]))
             else:
@@ -210,7 +213,9 @@ def rich_item() -> pb.InferItem:
     item.inputs.add(name="x", data_type=12, shape=(1, 300), data=b"\x08\x01\x12\x00abc")
     item.inputs.add(name="y", data_type=2, buffer={"buffer_id": "b", "offset_bytes": 64, "length_bytes": 300})
     item.inputs.add(name="z", data_type=9, fill={"pattern": 2, "seed": 200})
+    item.inputs.add(name="w", data_type=2, region={"region_id": "r", "offset_bytes": 200, "length_bytes": 64})
     item.outputs.add(name="o", buffer={"buffer_id": "c", "offset_bytes": 128})
+    item.outputs.add(name="p", region={"region_id": "r", "offset_bytes": 300})
     item.timeout.seconds, item.timeout.nanos = 1, 500
     item.capture_time.seconds, item.capture_time.nanos = 1_790_000_000, 7
     return item
@@ -254,7 +259,7 @@ def test_every_single_change_of_a_stream_request_is_taken_or_refused_as_protobuf
 @pytest.mark.parametrize(
     "cut", [b"\x08\x80", b"\x10\x80", b"\x18\x80", b"\x38\x80", b"\x88", b"\x45\0\0", b"\x41\0\0", b"\x43"]
 )
-@pytest.mark.parametrize("within", [(), (3,), (3, 5), (3, 6), (4,), (4, 2), (5,), (6,)])
+@pytest.mark.parametrize("within", [(), (3,), (3, 5), (3, 6), (3, 7), (4,), (4, 2), (4, 3), (5,), (6,)])
 @pytest.mark.parametrize("after", [b"\x01\x44\x44\x44\x44\x44\x44\x44\x44", b"\x00" * 9, b"\x44"])
 def test_a_field_does_not_reach_past_the_message_it_is_in(cut: bytes, within: tuple[int, ...], after: bytes) -> None:
     """What lies behind the end of a submessage would complete its last field."""
@@ -311,11 +316,30 @@ def tensor_with(*sources: bytes) -> bytes:
 def test_split_submessages_merge_and_leave_nothing_behind() -> None:
     offset, length = b"\x2a\x02\x10\x05", b"\x2a\x02\x18\x07"
     pattern, seed = b"\x32\x02\x08\x02", b"\x32\x02\x10\x09"
+    near, far = b"\x3a\x02\x10\x05", b"\x3a\x02\x18\x07"
     alone, split = tensor_with(length), tensor_with(offset, length)
+    region, merged, switched = tensor_with(far), tensor_with(near, far), tensor_with(offset, near, length, far)
+    outputs = (
+        b"\x22\x04\x1a\x02\x10\x05",
+        b"\x22\x08\x1a\x02\x10\x05\x1a\x02\x18\x07",
+        b"\x22\x08\x12\x02\x10\x05\x1a\x02\x18\x07",
+    )
+    for message in (region, alone, merged, switched, region, *outputs, region, switched) * 2:
+        check_unary(message)
     filled, split_fill = tensor_with(pattern), tensor_with(pattern, seed)
     unset = tensor_with(pattern, b"\x22\x00", seed)
     for message in (alone, alone, alone, split, alone, split, filled, split_fill, unset, filled, split_fill) * 2:
         check_unary(message)
+
+
+@pytest.mark.parametrize("tail", [b"\x12\x00", b"\x12\x02\x10\x05", b"\x12\x00\x12\x00"])
+def test_a_list_that_is_split_keeps_its_item_where_the_last_part_has_none(tail: bytes) -> None:
+    for message in (
+        b"\x12\x08\x0a\x06\x0a\x04null" + tail,
+        b"\x12\x00\x12\x09\x0a\x07\x0a\x01a\x1a\x02\x10\x01" + tail,
+    ):
+        for _ in range(4):
+            check_stream(message)
 
 
 CONTENTS = {0: b"\x05", 1: b"\x01" * 8, 2: b"\x01a", 5: b"\x01" * 4}

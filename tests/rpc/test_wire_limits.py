@@ -233,12 +233,13 @@ def test_items_as_clients_send_them_are_matched_not_walked(monkeypatch: pytest.M
             id=f"{number:04}", model="m", timeout={"seconds": 1}, capture_time={"seconds": 1_790_000_000 + number}
         )
         made.inputs.add(name="b", data_type=2, buffer={"buffer_id": "b", "offset_bytes": 64 + number % 4})
-        made.outputs.add(name="y")
+        made.inputs.add(name="r", data_type=2, region={"region_id": "r", "offset_bytes": 640 + number % 4})
+        made.outputs.add(name="y", region={"region_id": "r"})
         raw = made.SerializeToString()
         scan_items(wrap(raw))
         scan_items(wrap(raw, raw))
         scan_infer_request(raw)
-    assert len(walked) <= 2 + 3  # seen, learned; then every new BufferSlice once
+    assert len(walked) <= 2 + 3  # seen, learned; then every new pair of slices once
 
 
 def test_templates_are_bounded() -> None:

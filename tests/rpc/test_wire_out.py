@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from aclserve import errors
 from aclserve.tensors import DTYPES
 from aclserve.v1 import model_pb2 as pb
-from aclserve_server.engine.items import BufferSlice, Dropped, DropReason, OutputTensor, Result, Timing
+from aclserve_server.engine.items import BufferSlice, Dropped, DropReason, OutputTensor, RegionSlice, Result, Timing
 from aclserve_server.rpc import wire_out
 from aclserve_server.rpc.wire_out import assemble_infer_response, assemble_results
 from rpc import wire_messages as wire
@@ -35,7 +35,11 @@ def output_tensors(draw: st.DrawFn) -> OutputTensor:
     dtype = DTYPES[draw(st.integers(1, 13))]
     shape = tuple(draw(st.lists(st.sampled_from([0, 1, 2, 3, 130]), max_size=3)))
     name = draw(st.sampled_from(["", "output", "é", "n" * 200]))
-    kind = draw(st.integers(0, 3))
+    kind = draw(st.integers(0, 4))
+    if kind == 4:
+        return OutputTensor(
+            name, dtype, shape, region=RegionSlice(draw(st.text(max_size=3)), draw(NUMBERS64), draw(NUMBERS64))
+        )
     if kind == 0:
         return OutputTensor(
             name, dtype, shape, buffer=BufferSlice(draw(st.text(max_size=3)), draw(NUMBERS64), draw(NUMBERS64))
@@ -98,6 +102,10 @@ def expected(result: Result) -> pb.InferResult:
             )
             if output.data is not None:
                 tensor.data = bytes(output.data)
+            elif output.region is not None:
+                tensor.region.region_id = output.region.name
+                tensor.region.offset_bytes = output.region.offset_bytes
+                tensor.region.length_bytes = output.region.length_bytes
             elif output.buffer is not None:
                 tensor.buffer.buffer_id = output.buffer.buffer_id
                 tensor.buffer.offset_bytes = output.buffer.offset_bytes

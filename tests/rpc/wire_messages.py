@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from aclserve.tensors import DTYPES
 from aclserve.v1 import model_pb2 as pb
-from aclserve_server.engine.items import BufferSlice, Item
+from aclserve_server.engine.items import BufferSlice, Item, RegionSlice
 
 DATA_TYPES = {dtype: number for number, dtype in DTYPES.items()}
 
@@ -117,17 +117,17 @@ def tensors() -> st.SearchStrategy[bytes]:
     data = st.binary(max_size=40).flatmap(lambda raw: delimited(4, raw))
     data_type = st.integers(1, 13).flatmap(lambda value: number(2, value))
     return message(
-        {1: (2,), 2: (0,), 3: (0, 2), 4: (2,), 5: (2,), 6: (2,)},
+        {1: (2,), 2: (0,), 3: (0, 2), 4: (2,), 5: (2,), 6: (2,), 7: (2,)},
         string(1),
         st.one_of(data_type, data_type, data_type, number(2)),
         st.one_of(packed(3), number(3)),
-        st.one_of(data, data, nested(5, slices()), nested(6, fills())),
+        st.one_of(data, data, nested(5, slices()), nested(6, fills()), nested(7, slices())),
         most=6,
     )
 
 
 def outputs() -> st.SearchStrategy[bytes]:
-    return message({1: (2,), 2: (2,)}, string(1), nested(2, slices()), most=3)
+    return message({1: (2,), 2: (2,), 3: (2,)}, string(1), nested(2, slices()), nested(3, slices()), most=4)
 
 
 def items() -> st.SearchStrategy[bytes]:
@@ -166,6 +166,14 @@ def slice_of(buffer: Any) -> tuple[str, int, int]:
     return buffer.buffer_id, buffer.offset_bytes, buffer.length_bytes
 
 
+def parsed_region(region: Any) -> tuple[str, int, int]:
+    return region.region_id, region.offset_bytes, region.length_bytes
+
+
+def scanned_region(region: RegionSlice) -> tuple[str, int, int]:
+    return region.name, region.offset_bytes, region.length_bytes
+
+
 def parsed_item(item: Any) -> dict[str, Any]:
     """What the generated classes made of an item, comparable."""
     return {
@@ -177,7 +185,12 @@ def parsed_item(item: Any) -> dict[str, Any]:
             (tensor.name, tensor.data_type, tuple(tensor.shape), *parsed_source(tensor)) for tensor in item.inputs
         ],
         "outputs": [
-            (output.name, slice_of(output.buffer) if output.HasField("buffer") else None) for output in item.outputs
+            (
+                output.name,
+                slice_of(output.buffer) if output.HasField("buffer") else None,
+                parsed_region(output.region) if output.HasField("region") else None,
+            )
+            for output in item.outputs
         ],
         "timeout": item.timeout.seconds + item.timeout.nanos * 1e-9 if item.HasField("timeout") else None,
         "capture_time": (
@@ -190,6 +203,8 @@ def parsed_source(tensor: Any) -> tuple[str, Any]:
     source = tensor.WhichOneof("source")
     if source == "buffer":
         return "buffer", slice_of(tensor.buffer)
+    if source == "region":
+        return "region", parsed_region(tensor.region)
     if source == "fill":
         return "fill", (tensor.fill.pattern == 2, tensor.fill.seed)
     return "data", tensor.data
@@ -206,17 +221,22 @@ def scanned_item(item: Item) -> dict[str, Any]:
         "inputs": [
             (tensor.name, DATA_TYPES[tensor.dtype], tensor.shape, *scanned_source(tensor)) for tensor in item.inputs
         ],
-        "outputs": [(output.name, output.buffer and slice_of(output.buffer)) for output in item.outputs],
+        "outputs": [
+            (output.name, output.buffer and slice_of(output.buffer), output.region and scanned_region(output.region))
+            for output in item.outputs
+        ],
         "timeout": item.timeout_s,
         "capture_time": captured and (captured.seconds, captured.nanos),
     }
 
 
 def scanned_source(tensor: Any) -> tuple[str, Any]:
-    present = [source for source in (tensor.data, tensor.buffer, tensor.fill) if source is not None]
+    present = [source for source in (tensor.data, tensor.buffer, tensor.fill, tensor.region) if source is not None]
     assert len(present) == 1
     if isinstance(present[0], BufferSlice):
         return "buffer", slice_of(present[0])
+    if isinstance(present[0], RegionSlice):
+        return "region", scanned_region(present[0])
     if tensor.fill is not None:
         return "fill", (tensor.fill.random, tensor.fill.seed)
     assert tensor.data.readonly

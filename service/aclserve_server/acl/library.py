@@ -44,6 +44,8 @@ class Library:
     """The file opened first, or "emulator"."""
     environment_hint: str
     """What in the process's environment does not fit the installation and how to repair it; "" where all fits."""
+    on_failure: Callable[[AclError], object]
+    """Told of every checked call that fails, in its thread, before the error is raised. Must return at once."""
 
     def __init__(self, path: str, addresses: Mapping[str, int], environment_hint: str = "") -> None:
         """Bind every row that has an address. Raises one LibraryError that names all missing required functions."""
@@ -61,6 +63,7 @@ class Library:
                 self._raw[name] = _bind(prototype, addresses[name])
                 self._checked[name] = _bind(prototype, addresses[name], judgement) if judgement else self._raw[name]
         self._tracing = False
+        self.on_failure: Callable[[AclError], object] = lambda error: None
         self.__dict__.update(self._checked)
 
     @classmethod
@@ -116,7 +119,9 @@ class Library:
         if code == STUB_CODE:
             # A stub answers every call this way, whatever its result type is: nothing it returns may be read.
             raise AclError(name, code, "", _explain_stub(self.path))
-        raise AclError(name, code, _copy_text(self._raw["aclGetRecentErrMsg"]()) or "", hint)
+        error = AclError(name, code, _copy_text(self._raw["aclGetRecentErrMsg"]()) or "", hint)
+        self.on_failure(error)
+        raise error
 
 
 def open_library(path: str | None, environ: Mapping[str, str], roots: Iterable[str] = DEFAULT_ROOTS) -> Library:

@@ -18,6 +18,7 @@ from aclserve_server.device.buffers import Space
 from aclserve_server.engine.devices import AttributeUse, DeviceSnapshot
 from aclserve_server.engine.holdings import BufferInfo
 from aclserve_server.engine.leases import LeaseInfo
+from aclserve_server.engine.regions import Region
 
 _SPACES: Mapping[memory_pb2.MemorySpace, Space] = {
     memory_pb2.MEMORY_SPACE_HOST: "host",
@@ -126,6 +127,17 @@ def buffer_to_proto(buffer: BufferInfo) -> memory_pb2.Buffer:
         size_bytes=buffer.size_bytes,
         policy=policy,
         pins=buffer.pins,
+    )
+
+
+def region_to_proto(region: Region) -> memory_pb2.Region:
+    """One region; its name is its id."""
+    return memory_pb2.Region(
+        id=region.name,
+        key=region.key,
+        offset_bytes=region.offset_bytes,
+        size_bytes=region.size_bytes,
+        pins=region.pins,
     )
 
 

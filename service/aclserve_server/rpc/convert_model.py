@@ -11,6 +11,7 @@ from aclserve.v1 import tensor_pb2
 from aclserve_server.device.description import TensorInfo
 from aclserve_server.engine.contract import RowContract
 from aclserve_server.engine.engine import Record, State
+from aclserve_server.rpc.usage import usage_of
 
 STATES = {
     State.UNLOADED: pb.MODEL_STATE_UNLOADED,
@@ -29,8 +30,8 @@ def model_to_proto(record: Record) -> pb.Model:
     return pb.Model(name=record.name, version=record.version, state=STATES[record.state], reason=record.reason)
 
 
-def description_to_proto(record: Record) -> pb.ModelDescription:
-    """Everything about a model that is ready."""
+def description_to_proto(record: Record, version: int = 0) -> pb.ModelDescription:
+    """Everything about a model that is ready. `version` is the one that the caller named, 0 for none."""
     prepared = record.prepared
     assert prepared is not None
     contract = prepared.contract
@@ -38,6 +39,8 @@ def description_to_proto(record: Record) -> pb.ModelDescription:
     rows = isinstance(contract, RowContract)
     delay = Duration()
     delay.FromMicroseconds(round(prepared.delay_s * 1e6))
+    sample = _sample(record, version)
+    sample_json = json_format.MessageToJson(sample, indent=None)
     return pb.ModelDescription(
         model=model_to_proto(record),
         inputs=[_spec(info, rows) for info in contract.inputs],
@@ -52,8 +55,9 @@ def description_to_proto(record: Record) -> pb.ModelDescription:
         slots=len(prepared.slots),
         work_bytes=described.work_bytes,
         weight_bytes=described.weight_bytes,
-        sample_json=_sample(record),
+        sample_json=sample_json,
         parameters=dict(record.config.parameters),
+        usage=usage_of(sample, sample_json),
     )
 
 
@@ -67,12 +71,12 @@ def _spec(info: TensorInfo, rows: bool) -> pb.TensorSpec:
     )
 
 
-def _sample(record: Record) -> str:
-    """A request for Infer with inputs made by the server, as protobuf's JSON."""
+def _sample(record: Record, version: int) -> pb.InferRequest:
+    """A request for Infer with inputs made by the server, of the smallest gear."""
     assert record.prepared is not None
     contract = record.prepared.contract
-    gears = record.prepared.model.description.gears
-    request = pb.InferRequest(model=record.name)
+    gears = record.prepared.description.gears
+    request = pb.InferRequest(model=record.name, version=version)
     for index, info in enumerate(contract.inputs):
         shape = gears[0].input_shapes[index] if gears else tuple(_FREE_DIM if dim < 0 else dim for dim in info.shape)
         request.inputs.append(
@@ -83,4 +87,4 @@ def _sample(record: Record) -> str:
                 fill=tensor_pb2.Fill(pattern=tensor_pb2.FILL_PATTERN_RANDOM, seed=1),
             )
         )
-    return json_format.MessageToJson(request, indent=None)
+    return request

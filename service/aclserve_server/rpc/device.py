@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +11,12 @@ import grpc.aio
 
 from aclserve.v1 import device_pb2 as pb
 from aclserve.v1 import device_pb2_grpc
+from aclserve_server.access.principal import CURRENT, Principal
 from aclserve_server.engine.devices import DeviceDirectory
 from aclserve_server.engine.leases import MemoryLimits
 from aclserve_server.rpc import convert_memory as convert
 from aclserve_server.rpc.paging import page
+from aclserve_server.rpc.ports import MAX_CONNECTION_CALLS, MAX_METADATA_BYTES
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -29,6 +32,8 @@ class ServerInfo:
     max_queue_rows: int
     max_stream_items: int
     memory: MemoryLimits
+    max_stream_bytes: int = 0
+    max_regions: int = 0
 
 
 class DeviceService(device_pb2_grpc.DeviceServiceServicer):
@@ -54,7 +59,14 @@ class DeviceService(device_pb2_grpc.DeviceServiceServicer):
             features=info.features,
             limits=_limits_to_proto(info),
             uptime=convert.seconds_to_proto(self._uptime_s()),
+            caller=_caller_to_proto(CURRENT.get()),
         )
+
+
+def _caller_to_proto(principal: Principal | None) -> pb.Caller | None:
+    if principal is None:
+        return None
+    return pb.Caller(principal=principal.name, groups=sorted(principal.groups), **dataclasses.asdict(principal.quotas))
 
 
 def _limits_to_proto(info: ServerInfo) -> pb.Limits:
@@ -68,4 +80,9 @@ def _limits_to_proto(info: ServerInfo) -> pb.Limits:
         max_lease_host_bytes=memory.max_lease_host_bytes,
         max_lease_ttl=convert.seconds_to_proto(memory.max_ttl_s),
         max_upload_bytes=memory.max_upload_bytes,
+        max_stream_bytes=info.max_stream_bytes,
+        max_regions=info.max_regions,
+        max_lease_buffers=memory.max_buffers_per_lease,
+        max_metadata_bytes=MAX_METADATA_BYTES,
+        max_connection_calls=MAX_CONNECTION_CALLS,
     )

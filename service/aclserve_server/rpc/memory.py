@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from aclserve.v1 import memory_pb2 as pb
 from aclserve.v1 import memory_pb2_grpc
 from aclserve_server.engine.devices import DeviceDirectory
 from aclserve_server.engine.memory import MemoryManager
+from aclserve_server.engine.regions import Regions
 from aclserve_server.rpc import convert_memory as convert
 from aclserve_server.rpc.chunks import data_of, read_header
 from aclserve_server.rpc.metadata import lease_id_of
@@ -22,9 +24,10 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class MemoryService(memory_pb2_grpc.MemoryServiceServicer):
     """The native memory service over the engine's memory manager."""
 
-    def __init__(self, memory: MemoryManager, devices: DeviceDirectory) -> None:
+    def __init__(self, memory: MemoryManager, devices: DeviceDirectory, regions: Regions) -> None:
         self._memory = memory
         self._devices = devices
+        self._regions = regions
 
     async def CreateLease(self, request: pb.CreateLeaseRequest, context: Context) -> pb.CreateLeaseResponse:  # noqa: N802
         ttl_s = convert.seconds_from_proto(request.ttl) if request.HasField("ttl") else None
@@ -102,3 +105,31 @@ class MemoryService(memory_pb2_grpc.MemoryServiceServicer):
     async def QueryMemory(self, request: pb.QueryMemoryRequest, context: Context) -> pb.QueryMemoryResponse:  # noqa: N802
         uses = await self._devices.query_memory(convert.attributes_from_proto(request.attributes))
         return pb.QueryMemoryResponse(usage=map(convert.usage_to_proto, uses))
+
+    async def RegisterRegion(  # noqa: N802
+        self, request: pb.RegisterRegionRequest, context: Context
+    ) -> pb.RegisterRegionResponse:
+        region = self._regions.register(
+            self._owner(context),
+            secrets.token_urlsafe(),
+            request.key,
+            request.offset_bytes,
+            request.size_bytes,
+            request.probe,
+        )
+        return pb.RegisterRegionResponse(region=convert.region_to_proto(region))
+
+    async def UnregisterRegion(  # noqa: N802
+        self, request: pb.UnregisterRegionRequest, context: Context
+    ) -> pb.UnregisterRegionResponse:
+        self._regions.unregister(self._owner(context), request.region_id)
+        return pb.UnregisterRegionResponse()
+
+    async def ListRegions(self, request: pb.ListRegionsRequest, context: Context) -> pb.ListRegionsResponse:  # noqa: N802
+        return pb.ListRegionsResponse(regions=map(convert.region_to_proto, self._regions.list(self._owner(context))))
+
+    def _owner(self, context: Context) -> str:
+        """The lease that owns the call's regions; raises what is wrong with it."""
+        lease_id = lease_id_of(context)
+        self._memory.check_lease(lease_id)
+        return lease_id

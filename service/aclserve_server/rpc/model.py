@@ -9,16 +9,20 @@ from typing import Any
 
 import grpc
 
-from aclserve.errors import InvalidArgument, Unavailable
+from aclserve.errors import AclserveError, InvalidArgument
 from aclserve.v1 import model_pb2 as pb
+from aclserve_server.access.principal import CURRENT
 from aclserve_server.engine.contract import Sink, Ticket
 from aclserve_server.engine.engine import Engine, LoadOptions
 from aclserve_server.engine.items import Item, Result
-from aclserve_server.engine.memory import MemoryManager, Pin, UploadPin
+from aclserve_server.engine.memory import MemoryManager, Pin
+from aclserve_server.rpc.calls import OpenCalls
 from aclserve_server.rpc.convert_model import description_to_proto, model_to_proto
 from aclserve_server.rpc.metadata import lease_id_of
 from aclserve_server.rpc.paging import page
-from aclserve_server.rpc.stream import StreamLimits, StreamSession
+from aclserve_server.rpc.stream import StreamSession
+from aclserve_server.rpc.stream_settings import StreamLimits
+from aclserve_server.rpc.tracing import Tell, Tracing
 from aclserve_server.rpc.watch import Watch, interval_of
 from aclserve_server.rpc.wire import scan_infer_request
 from aclserve_server.rpc.wire_out import assemble_infer_response
@@ -37,13 +41,16 @@ _MODES = {
 class _Answer:
     """The sink of a unary call."""
 
-    def __init__(self, future: asyncio.Future[bytes]) -> None:
+    def __init__(self, future: asyncio.Future[bytes], tell: Tell | None) -> None:
         self._future = future
+        self._tell = tell
 
     def deliver(self, results: list[Result]) -> None:
         if self._future.done():
             return
         (result,) = results
+        if self._tell is not None:
+            self._tell(result)
         if result.error is not None:
             self._future.set_exception(result.error)
         else:
@@ -51,54 +58,51 @@ class _Answer:
 
 
 class ModelService:
-    """The servicer. `go_away` ends open streams gently when the server drains."""
+    """The servicer."""
 
-    def __init__(self, engine: Engine, memory: MemoryManager, limits: StreamLimits, max_queue_rows: int) -> None:
+    def __init__(
+        self, engine: Engine, memory: MemoryManager, limits: StreamLimits, max_queue_rows: int, calls: OpenCalls
+    ) -> None:
+        """`calls` is where open inference calls are counted, so that the server can drain."""
         self._engine = engine
         self._memory = memory
+        self._calls = calls
         self._limits = limits
         self._max_queue_rows = max_queue_rows
         self._share = limits.max_items
         self._sessions: set[StreamSession] = set()
         self._numbers = itertools.count(1)
-        self._calls = 0
-        self._going_away = False
-        self._answered = asyncio.Event()
         self._watch = Watch(engine)
+        self.tracing: Tracing | None = None
 
     @property
     def sessions(self) -> frozenset[StreamSession]:
         """Open streams."""
         return frozenset(self._sessions)
 
-    def go_away(self) -> None:
-        """Tells every open stream that no more items are taken, and takes none."""
-        self._going_away = True
-        for session in list(self._sessions):
-            session.go_away()
-        self._check_answered()
-
-    async def answered(self) -> None:
-        """Returns when all that was accepted before `go_away` is answered."""
-        await self._answered.wait()
-
     async def infer(self, message: bytes, context: Context) -> bytes:
-        self._check_staying()
-        self._calls += 1
-        try:
+        with self._calls.call():
             return await self._infer(message, context)
-        finally:
-            self._calls -= 1
-            self._check_answered()
 
     async def _infer(self, message: bytes, context: Context) -> bytes:
-        item = scan_infer_request(message)
+        try:
+            item = scan_infer_request(message)
+        except AclserveError as error:
+            self._engine.observer("", 0).answered(error.code_name)
+            raise
         item.lease_id = lease_id_of(context)
+        item.flow = CURRENT.get()
         remaining = context.time_remaining()
         if remaining is not None and (item.timeout_s is None or remaining < item.timeout_s):
             item.timeout_s = remaining
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        ticket = self._engine.submit(item, _Answer(future))
+        tell = None if self.tracing is None else self.tracing.single(context, f"{SERVICE}/Infer", item.model)
+        try:
+            ticket = self._engine.submit(item, _Answer(future, tell))
+        except AclserveError as error:
+            if tell is not None:
+                tell(Result(item.id, error=error))
+            raise
         try:
             return await future
         except asyncio.CancelledError:
@@ -107,17 +111,26 @@ class ModelService:
             raise
 
     async def stream_infer(self, requests: AsyncIterator[bytes], context: Context) -> None:
-        self._check_staying()
-        session = StreamSession(next(self._numbers), self._submit, lease_id_of(context), self._limits)
-        self._sessions.add(session)
-        self._divide()
-        session.share(self._share)
-        try:
-            await session.run(context)
-        finally:
-            self._sessions.discard(session)
+        number = next(self._numbers)
+        trace = None if self.tracing is None else self.tracing.call(context, f"{SERVICE}/StreamInfer", number)
+        session = StreamSession(
+            number,
+            self._submit,
+            lease_id_of(context),
+            self._limits.of_caller(),
+            self._engine.observer,
+            self._engine.company_rows,
+            trace,
+        )
+        with self._calls.stream(session):
+            self._sessions.add(session)
             self._divide()
-            self._check_answered()
+            session.share(self._share)
+            try:
+                await session.run(context)
+            finally:
+                self._sessions.discard(session)
+                self._divide()
 
     async def watch_streams(self, request: pb.WatchStreamsRequest, context: Context) -> None:
         interval = interval_of(request)
@@ -135,7 +148,7 @@ class ModelService:
 
     async def get_model(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         record = self._engine.find(request.model, request.version)
-        return pb.GetModelResponse(description=description_to_proto(record))
+        return pb.GetModelResponse(description=description_to_proto(record, request.version))
 
     async def query_model_size(self, request: pb.QueryModelSizeRequest, context: Context) -> pb.QueryModelSizeResponse:
         work, weight = await self._query_size(request.source, lease_id_of(context))
@@ -162,12 +175,11 @@ class ModelService:
 
     async def _load(self, request: pb.LoadModelRequest, lease_id: str) -> pb.LoadModelResponse:
         pins: list[Pin] = []
-        upload: UploadPin | None = None
         try:
             options = await self._load_options(request, lease_id, pins)
             if request.source.WhichOneof("source") == "upload_id":
                 upload = self._memory.pin_upload(lease_id, request.source.upload_id)
-                record = await self._engine.load_upload(request.name, bytes(upload.data), options)
+                record = await self._engine.load_upload(request.name, upload, options)
             else:
                 if request.name:
                     raise InvalidArgument(
@@ -179,8 +191,6 @@ class ModelService:
         finally:
             for pin in pins:
                 pin.release()
-            if upload is not None:
-                upload.release()
         return pb.LoadModelResponse(description=description_to_proto(record))
 
     async def unload_model(self, request: pb.UnloadModelRequest, context: Context) -> pb.UnloadModelResponse:
@@ -205,16 +215,6 @@ class ModelService:
             ),
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-
-    def _check_staying(self) -> None:
-        if self._going_away:
-            raise Unavailable(
-                "the server is shutting down and takes no more items; send them elsewhere", reason="SERVER_GOING_AWAY"
-            )
-
-    def _check_answered(self) -> None:
-        if self._going_away and not self._sessions and not self._calls:
-            self._answered.set()
 
     def _divide(self) -> None:
         """Gives each stream its part of a queue, in powers of two, so that obeying streams never find it full."""
@@ -248,7 +248,7 @@ class ModelService:
         work, weight = await self._query_size(request.source, lease_id)
         pins.append(self._memory.pin_model_memory(lease_id, request.work_buffer_id, work))
         pins.append(self._memory.pin_model_memory(lease_id, request.weight_buffer_id, weight))
-        return LoadOptions(synchronous, *pins)
+        return LoadOptions(synchronous, pins[0], pins[1])
 
     async def _query_size(self, source: pb.ModelSource, lease_id: str) -> tuple[int, int]:
         if source.WhichOneof("source") != "upload_id":
@@ -256,7 +256,7 @@ class ModelService:
             return await self._engine.query_size(repository.model, repository.version)
         upload = self._memory.pin_upload(lease_id, source.upload_id)
         try:
-            return await self._engine.query_size(bytes(upload.data))
+            return await self._engine.query_size(upload.data)
         finally:
             upload.release()
 

@@ -5,6 +5,7 @@ protobuf's parser does the reading; `pbtxt` finds the fields that have no meanin
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,7 +18,11 @@ from google.protobuf import text_format
 
 from aclserve_server.engine.model_config import ConfigProblem, ExecutionMode, ModelConfig, TensorConfig
 from aclserve_server.kserve import model_config_pb2
+from aclserve_server.rpc.model_config_fields import READ_FIELDS, note, unread
+from aclserve_server.rpc.model_config_parts import is_file_name, queue_policy, version_policy, warmups
 from aclserve_server.rpc.pbtxt import TextError, TextFields
+
+__all__ = ["READ_FIELDS", "model_config_from_message", "parse_model_config", "read_model_config"]
 
 MAX_FILE_BYTES = 1 << 20
 MAX_DELAY_US = 3_600_000_000
@@ -25,7 +30,7 @@ MAX_INSTANCES = 256
 MAX_GEARS = 128
 """AscendCL's own limit: ACL_MAX_BATCH_NUM, ACL_MAX_HW_NUM and ACL_MAX_SHAPE_COUNT are 128."""
 
-PLATFORMS = ("onnxruntime_onnx", "acl")
+PLATFORMS = ("onnxruntime_onnx", "ascend_om", "acl")
 BACKENDS = ("onnxruntime", "acl")
 
 DTYPES: dict[int, np.dtype[Any]] = {
@@ -66,13 +71,31 @@ def parse_model_config(text: str, model: str) -> ModelConfig:
     """Reads the text of a configuration; raises ConfigProblem."""
     message = model_config_pb2.ModelConfig()
     try:
-        fields = TextFields(text, model_config_pb2.ModelConfig.DESCRIPTOR)
+        fields = TextFields(text, model_config_pb2.ModelConfig.DESCRIPTOR, READ_FIELDS)
         text_format.Parse(fields.known, message)
     except TextError as error:
         raise ConfigProblem(error.line, str(error)) from error
     except text_format.ParseError as error:
         raise ConfigProblem(error.GetLine(), _parse_problem(str(error))) from error
     return _Reader(message, fields, model).config()
+
+
+def model_config_from_message(message: Any, model: str) -> ModelConfig:
+    """The same for a message of type `inference.ModelConfig` that came another way; its problems have no line."""
+    return _Reader(message, _NoPlaces(tuple(dict.fromkeys(unread(message)))), model).config()
+
+
+class _NoPlaces:
+    """What a message without a text can tell of its fields."""
+
+    def __init__(self, unknown: tuple[str, ...]) -> None:
+        self.unknown = unknown
+
+    def line(self, place: str) -> int | None:
+        return None
+
+    def map_line(self, field: str, key: str) -> int | None:
+        return None
 
 
 def _parse_problem(text: str) -> str:
@@ -88,7 +111,7 @@ def _parse_problem(text: str) -> str:
 class _Reader:
     """From the parsed message to the engine's configuration."""
 
-    def __init__(self, message: Any, fields: TextFields, model: str) -> None:
+    def __init__(self, message: Any, fields: TextFields | _NoPlaces, model: str) -> None:
         self._message = message
         self._fields = fields
         self._model = model
@@ -107,6 +130,7 @@ class _Reader:
             raise self._problem("max_batch_size", f"max_batch_size is {size}; expected 0 (no batching) or more")
         gathered = message.HasField("dynamic_batching")
         kinds = self._gears()
+        unknown = self._unknown()
         return ModelConfig(
             name=self._model,
             backend=message.backend or message.platform,
@@ -122,8 +146,29 @@ class _Reader:
             dynamic_image_size=tuple((gear[0], gear[1]) for gear in kinds["dynamic_image_size"]),
             dynamic_dims=kinds["dynamic_dims"],
             parameters=MappingProxyType(self._parameters()),
-            unknown=self._fields.unknown,
+            file=self._file(),
+            version_policy=version_policy(message, self._problem),
+            queue_policy=queue_policy(message, self._problem),
+            warmups=warmups(message, DTYPES, self._problem),
+            unknown=unknown,
+            notes=tuple(map(note, unknown)),
         )
+
+    def _unknown(self) -> tuple[str, ...]:
+        """The fields without effect, and those that have a value without one."""
+        policy = self._message.dynamic_batching.default_queue_policy
+        delays = policy.timeout_action != policy.REJECT
+        more = ("dynamic_batching.default_queue_policy.timeout_action",) if delays else ()
+        return (*self._fields.unknown, *more)
+
+    def _file(self) -> str:
+        name = str(self._message.default_model_filename)
+        if name and not is_file_name(name):
+            raise self._problem(
+                "default_model_filename",
+                f"default_model_filename is {name[:100]!r}; expected the name of a file in a version's folder",
+            )
+        return name
 
     def _problem(self, place: str, problem: str) -> ConfigProblem:
         return ConfigProblem(self._fields.line(place), problem)
@@ -151,8 +196,28 @@ class _Reader:
             wrong = [size for size in tensor.dims if size < -1]
             if wrong:
                 raise self._problem(f"{place}.dims", f"a size of {wrong[0]} in dims; expected -1 (any), 0 or more")
-            found[tensor.name] = TensorConfig(tensor.name, dtype, tuple(tensor.dims) or None)
+            labels = tensor.label_filename if field == "output" else ""
+            if labels and not is_file_name(labels):
+                raise self._problem(
+                    f"{place}.label_filename",
+                    f"label_filename is {labels[:100]!r}; expected the name of a file beside config.pbtxt",
+                )
+            reshape = self._reshape(tensor, place)
+            dims = tuple(tensor.dims) or (None if reshape is None else ())
+            found[tensor.name] = TensorConfig(tensor.name, dtype, dims, reshape, labels)
         return tuple(found.values())
+
+    def _reshape(self, tensor: Any, place: str) -> tuple[int, ...] | None:
+        if not tensor.HasField("reshape"):
+            return None
+        dims, shape = tuple(tensor.dims), tuple(tensor.reshape.shape)
+        if min((*dims, *shape), default=0) < 0:
+            problem = f"reshape {list(shape)} of dims {list(dims)}; expected sizes that are known, none of -1"
+        elif math.prod(dims) != math.prod(shape):
+            problem = f"reshape {list(shape)} of dims {list(dims)}; expected as many elements in both"
+        else:
+            return shape
+        raise self._problem(f"{place}.reshape", problem)
 
     def _preferred(self, size: int | None) -> tuple[int, ...]:
         sizes = tuple(sorted(set(self._message.dynamic_batching.preferred_batch_size)))

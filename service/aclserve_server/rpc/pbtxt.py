@@ -8,6 +8,7 @@ place, for the strict parser to read, and remembers lines. What is wrong in know
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from typing import Any, NamedTuple
 
 MAX_DEPTH = 64
@@ -41,14 +42,15 @@ class _Token(NamedTuple):
 
 
 class TextFields:
-    """The fields of a text, for a message type.
+    """The fields of a text, for a message type: those of `read`, by their full names, and no others (None: all it has).
 
     `known` is the text with blanks in place of unknown fields, its lines unmoved. `unknown` has the paths of unknown
     fields in order, each once, such as `input.reshape`. Raises TextError for a string or an unknown field that does
     not end.
     """
 
-    def __init__(self, text: str, message: Any) -> None:
+    def __init__(self, text: str, message: Any, read: Container[str] | None = None) -> None:
+        self._read = read
         self._tokens = _tokens(text)
         self._next = 0
         self._lines: dict[str, int] = {}
@@ -89,6 +91,8 @@ class TextFields:
                 self._next = len(self._tokens)
                 return
             field = message.fields_by_name.get(name)
+            if field is not None and self._read is not None and field.full_name not in self._read:
+                field = None
             if self._peek() == ":":
                 self._take()
             if field is None:

@@ -5,19 +5,16 @@ Everything a client sees of an error is bounded, so that it fits gRPC's limit on
 
 from __future__ import annotations
 
-import inspect
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import aclosing
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
 from google.protobuf import any_pb2, duration_pb2
-from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
-from aclserve.errors import DOMAIN, AclserveError, Internal, InvalidArgument
+from aclserve.errors import DOMAIN, AclserveError, Internal
 from aclserve_server.acl.errors import AclError
 from aclserve_server.device.faults import classify
 
@@ -31,6 +28,9 @@ MAX_VALUE_BYTES = 256
 
 ItemErrorFields = tuple[int, str, str, dict[str, str], float | None]
 """Code, reason, message, metadata, retry delay in seconds or None."""
+
+CodeOf = Callable[[AclserveError], int]
+"""The status code that a service answers an error with."""
 
 _CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -53,9 +53,15 @@ def to_item_error_fields(error: BaseException) -> ItemErrorFields:
     return shown.code, shown.reason, _cut(shown.message, MAX_MESSAGE_BYTES), _metadata(shown), shown.retry_delay
 
 
-def to_status(error: BaseException) -> status_pb2.Status:
+def code_of_category(error: AclserveError) -> int:
+    """The code of the error's category, which all services answer with that name no other."""
+    return error.code
+
+
+def to_status(error: BaseException, code_of: CodeOf = code_of_category) -> status_pb2.Status:
     """The google.rpc.Status of an exception: ErrorInfo, and RetryInfo where trying again may help."""
-    code, reason, message, metadata, retry_delay = to_item_error_fields(error)
+    shown = service_error(error)
+    code, (_, reason, message, metadata, retry_delay) = code_of(shown), to_item_error_fields(shown)
     details = [_any(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata))]
     if retry_delay is not None:
         delay = duration_pb2.Duration()
@@ -64,105 +70,19 @@ def to_status(error: BaseException) -> status_pb2.Status:
     return status_pb2.Status(code=code, message=message, details=details)
 
 
-async def abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> NoReturn:
+async def abort(
+    context: grpc.aio.ServicerContext[Any, Any], error: Exception, code_of: CodeOf = code_of_category
+) -> NoReturn:
     """Ends an RPC with an exception's status. What gRPC itself raised goes on as it is."""
     own = _first(error, grpc.aio.BaseError)
     if own is not None:
         raise own
-    status = to_status(error)
+    status = to_status(error, code_of)
     await context.abort(
         _CODES.get(status.code, grpc.StatusCode.UNKNOWN),
         status.message,
         ((DETAILS_KEY, status.SerializeToString()),),
     )
-
-
-class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Turns what handlers raise into statuses. Cancellation passes; handlers that are not async are left alone."""
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        """The handler with its errors translated; None where the method does not exist."""
-        handler: Any = await continuation(handler_call_details)
-        return handler if handler is None else _guarded(handler)
-
-
-def _guarded(handler: Any) -> Any:
-    """The same handler, of any of the four kinds; requests are parsed inside, so that broken ones are told as such."""
-    if handler.request_streaming:
-        behaviour = handler.stream_stream if handler.response_streaming else handler.stream_unary
-    else:
-        behaviour = handler.unary_stream if handler.response_streaming else handler.unary_unary
-    parse = _parser(handler)
-    if inspect.iscoroutinefunction(behaviour):
-        wrapped: Callable[..., Any] = _guarded_coroutine(behaviour, parse)
-    elif inspect.isasyncgenfunction(behaviour):
-        wrapped = _guarded_generator(behaviour, parse)
-    else:
-        return handler
-    make = {
-        (False, False): grpc.unary_unary_rpc_method_handler,
-        (False, True): grpc.unary_stream_rpc_method_handler,
-        (True, False): grpc.stream_unary_rpc_method_handler,
-        (True, True): grpc.stream_stream_rpc_method_handler,
-    }[handler.request_streaming, handler.response_streaming]
-    return make(wrapped, None, handler.response_serializer)
-
-
-def _parser(handler: Any) -> Callable[[Any], Any]:
-    """From what gRPC hands over without a deserializer (bytes, or an iterator of them) to what the handler expects."""
-    deserialize = handler.request_deserializer
-    if deserialize is None:
-        return lambda request: request
-
-    def parse(message: bytes) -> Any:
-        try:
-            return deserialize(message)
-        except DecodeError:
-            raise InvalidArgument(
-                f"the request's {len(message)} bytes are not a protobuf message of this call",
-                reason="MALFORMED_MESSAGE",
-            ) from None
-
-    return (lambda requests: _Parsed(requests, parse)) if handler.request_streaming else parse
-
-
-class _Parsed(AsyncIterator[Any]):
-    """The messages of an iterator of bytes."""
-
-    def __init__(self, requests: AsyncIterator[bytes], parse: Callable[[bytes], Any]) -> None:
-        self._requests = aiter(requests)
-        self._parse = parse
-
-    async def __anext__(self) -> Any:
-        return self._parse(await anext(self._requests))
-
-
-def _guarded_coroutine(
-    behaviour: Callable[..., Awaitable[Any]], parse: Callable[[Any], Any]
-) -> Callable[..., Awaitable[Any]]:
-    async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        try:
-            return await behaviour(parse(request), context)
-        except Exception as error:
-            await abort(context, error)
-
-    return guarded
-
-
-def _guarded_generator(behaviour: Callable[..., Any], parse: Callable[[Any], Any]) -> Callable[..., AsyncIterator[Any]]:
-    async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-        try:
-            async with aclosing(behaviour(parse(request), context)) as responses:
-                async for response in responses:
-                    yield response
-        except Exception as error:
-            await abort(context, error)
-
-    return guarded
 
 
 def _first(error: BaseException, kind: type[BaseException]) -> Any:

@@ -22,18 +22,25 @@ from typing import Any
 
 import grpc
 
-from aclserve.errors import AclserveError, AlreadyExists, FailedPrecondition
+from aclserve.errors import AclserveError, FailedPrecondition
 from aclserve.v1 import model_pb2 as pb
 from aclserve_server.engine.contract import Ticket
 from aclserve_server.engine.frames import Frame, FrameWindow, Policy
 from aclserve_server.engine.items import Dropped, DropReason, Item, Result
-from aclserve_server.engine.outcomes import cancelled, dropped
-from aclserve_server.rpc.stream_settings import POLICIES, StreamSettings, settings_from_proto
+from aclserve_server.engine.outcomes import Observe, dropped, duplicate
+from aclserve_server.rpc.groups import CompanyRows, Group
+from aclserve_server.rpc.outbox import Message, joined
+from aclserve_server.rpc.stream_log import StreamEnd
+from aclserve_server.rpc.stream_settings import (
+    POLICIES,
+    StreamLimits,
+    StreamSettings,
+    settings_from_proto,
+    summary_to_proto,
+)
+from aclserve_server.rpc.tracing import CallTrace
 from aclserve_server.rpc.wire import scan_stream_request
 from aclserve_server.rpc.wire_out import assemble_results
-
-_JOINED_BYTES = 64 << 10
-"""Messages below this size that are ready together are joined: two of them in a row parse as their merge."""
 
 _UNREAD = 4096
 """Results not written yet, beyond the window, at which the server reads no further."""
@@ -44,15 +51,6 @@ _HALF_CLOSE_S = 1.0
 _LATENCIES = 256
 
 Submit = Callable[[Item, "StreamSession"], Ticket]
-
-
-@dataclass(frozen=True, slots=True)
-class StreamLimits:
-    """The server's limits for one stream."""
-
-    max_items: int
-    max_bytes: int
-    max_message_bytes: int
 
 
 @dataclass(slots=True, eq=False)
@@ -66,19 +64,28 @@ class _Entry:
     frame: Frame | None
     ticket: Ticket | None = None
     messages: list[bytes] | None = None
-
-
-_Message = tuple[list[Frame] | None, bytes]
-"""A message of the outbox, and the frames that are not pending any more when it is written; None for a notice."""
+    model: str = ""
 
 
 class StreamSession:
     """The state of one stream; the `Sink` of its items. Lives on the event loop."""
 
-    def __init__(self, number: int, submit: Submit, lease_id: str, limits: StreamLimits) -> None:
+    def __init__(
+        self,
+        number: int,
+        submit: Submit,
+        lease_id: str,
+        limits: StreamLimits,
+        observe: Observe,
+        company_rows: CompanyRows,
+        trace: CallTrace | None = None,
+    ) -> None:
+        """`observe` is for items that never reach their model."""
         self.number = number
+        self._observe = observe
+        self._trace = trace
         self.settings: StreamSettings | None = None
-        self.received = self.succeeded = self.failed = 0
+        self.received = self.succeeded = self.failed = self.input_bytes = 0
         self.drops: Counter[DropReason] = Counter()
         self.latencies_ns: deque[int] = deque(maxlen=_LATENCIES)
         self.frames = FrameWindow(
@@ -89,12 +96,13 @@ class StreamSession:
             self._give_up,
         )
         self._submit = submit
+        self._group = Group(company_rows)
         self._lease_id = lease_id
         self._limits = limits
         self._share = limits.max_items
         self._entries: dict[str, _Entry] = {}
         self._turns: deque[_Entry] = deque()
-        self._outbox: list[_Message] = []
+        self._outbox: list[Message] = []
         self._unwritten = 0
         self._told_window = limits.max_items
         self._deadline: float | None = None
@@ -107,12 +115,14 @@ class StreamSession:
         self._going_away = False
         self._failure: AclserveError | None = None
         self._reader: asyncio.Task[None] | None = None
+        self._ended = False
 
     async def run(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         """Serves the call until its items are answered. Raises the `AclserveError` that ends a broken stream."""
         remaining = context.time_remaining()
+        began = perf_counter()
         if remaining is not None:
-            self._deadline = perf_counter() + remaining
+            self._deadline = began + remaining
         try:
             async with asyncio.TaskGroup() as group:
                 self._reader = group.create_task(self._receive(context))
@@ -122,6 +132,14 @@ class StreamSession:
             for entry in entries.values():
                 if entry.ticket is not None and entry.ticket.owner is not None:
                     entry.ticket.owner.cancel(entry.ticket)
+            self._tell_end(perf_counter() - began)
+
+    def _tell_end(self, duration_s: float) -> None:
+        code = "OK" if self._ended else "CANCELLED" if self._failure is None else self._failure.code_name
+        model = "" if self.settings is None else self.settings.model
+        drops = {reason.name: count for reason, count in self.drops.items()}
+        totals = (self.received, self.succeeded, self.failed)
+        StreamEnd("aclserve.v1", self.number, model, code, *totals, drops, self.input_bytes, duration_s).tell()
 
     def go_away(self) -> None:
         """Takes no further message: the server drains."""
@@ -146,8 +164,9 @@ class StreamSession:
         """
         live = [result for result in results if result.item_id in self._entries]
         for result in live:
-            self._count(result)
-            frame = self._entries[result.item_id].frame
+            entry = self._entries[result.item_id]
+            frame = entry.frame
+            self._count(result, entry.model, 0.0 if frame is None else frame.received)
             if result.dropped is not None and frame is not None:
                 self.frames.leave(frame)
         if self._in_order:
@@ -158,7 +177,9 @@ class StreamSession:
             entries = [self._entries.pop(result.item_id) for result in live]
             self._put_all(_frames(entries), assemble_results(live, self._limits.max_message_bytes))
 
-    def _count(self, result: Result) -> None:
+    def _count(self, result: Result, model: str, received: float) -> None:
+        if self._trace is not None:
+            self._trace.item(result, model, received)
         if result.error is not None:
             self.failed += 1
         elif result.dropped is not None:
@@ -232,11 +253,13 @@ class StreamSession:
         elif isinstance(request, list):
             for item in request:
                 while self._must_wait() and not self._going_away:
+                    self._hand_over()
                     self._room.clear()
                     await self._room.wait()
                 if self._going_away:
-                    return
+                    break
                 self._accept(item, self.settings)
+            self._hand_over()
         else:
             self._cancel(request.ids)
 
@@ -258,21 +281,23 @@ class StreamSession:
     def _accept(self, item: Item, settings: StreamSettings) -> None:
         item.id = item.id or str(self.received)
         self.received += 1
+        if not item.model:
+            item.model, item.version = settings.model, item.version or settings.version
         if item.id in self._entries:
             self._refuse_duplicate(item)
             return
         size = sum(tensor.data.nbytes for tensor in item.inputs if tensor.data is not None)
+        self.input_bytes += size
         frame = Frame(item.id, size, perf_counter())
         reason = self.frames.arrive(frame)
         self._last_accepted = item.id
         if reason is not None:
-            self._answer_alone(Result(item.id, item.capture_time, dropped=Dropped(reason, 0)))
+            self._observe(item.model, item.version).dropped(reason)
+            self._answer_alone(item, Result(item.id, item.capture_time, dropped=Dropped(reason, 0)))
             return
-        entry = self._entries[item.id] = _Entry(frame)
+        self._entries[item.id] = entry = _Entry(frame, model=item.model)
         if settings.in_order:
             self._turns.append(entry)
-        if not item.model:
-            item.model, item.version = settings.model, item.version or settings.version
         item.priority = item.priority or settings.priority
         if self._deadline is not None:
             remaining = self._deadline - frame.received
@@ -280,23 +305,37 @@ class StreamSession:
         item.max_age_s = settings.max_age_s
         item.patient = self.frames.policy is Policy.WAIT
         item.lease_id = self._lease_id
+        if item.error is not None:
+            self._observe(item.model, item.version).answered(item.error.code_name)
+            self.deliver([Result(item.id, item.capture_time, error=item.error)])
+            return
+        if not self._group.admits(item):
+            self._hand_over()
+        self._group.add(item)
+        if not item.patient:  # the frame policy looks at tickets
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Gives the engine what was accepted."""
+        items = self._group.take()
+        if not items:
+            return
         try:
-            if item.error is not None:
-                raise item.error
-            entry.ticket = self._last_ticket = self._submit(item, self)
+            self._last_ticket = self._submit(items[0], self)
         except AclserveError as error:
-            self.deliver([Result(item.id, item.capture_time, error=error)])
+            self.deliver([Result(item.id, item.capture_time, error=error) for item in items])
+            return
+        for item in items:
+            self._entries[item.id].ticket = self._last_ticket
 
     def _refuse_duplicate(self, item: Item) -> None:
-        error = AlreadyExists(
-            f"item {item.id!r} is in flight on this stream; wait for its result or choose another id",
-            reason="DUPLICATE_ITEM_ID",
-        )
-        self._answer_alone(Result(item.id, item.capture_time, error=error))
+        error = duplicate(item.id)
+        self._observe(item.model, item.version).answered(error.code_name)
+        self._answer_alone(item, Result(item.id, item.capture_time, error=error))
 
-    def _answer_alone(self, result: Result) -> None:
+    def _answer_alone(self, item: Item, result: Result) -> None:
         """Answers an item that never became pending."""
-        self._count(result)
+        self._count(result, item.model, perf_counter())
         messages = assemble_results([result], None)
         if self._in_order:
             self._turns.append(_Entry(None, messages=messages))
@@ -306,15 +345,16 @@ class StreamSession:
 
     def _give_up(self, frame: Frame, reason: DropReason) -> None:
         ticket = self._waiting(frame)
-        if ticket is not None and ticket.owner is not None and ticket.owner.cancel(ticket):
+        if ticket is not None and ticket.owner is not None and ticket.owner.cancel(ticket, reason):
             self.deliver([dropped(ticket, reason)])
 
     def _cancel(self, ids: Iterable[str]) -> None:
         for item_id in ids:
             entry = self._entries.get(item_id)
             ticket = None if entry is None or entry.frame is None else self._waiting(entry.frame)
-            if ticket is not None and ticket.owner is not None and ticket.owner.cancel(ticket):
-                self.deliver([cancelled(ticket)])
+            answer = None if ticket is None or ticket.owner is None else ticket.owner.take_back(ticket, item_id)
+            if answer is not None:
+                self.deliver([answer])
 
     def _waiting(self, frame: Frame) -> Ticket | None:
         """The ticket of an item that has not begun to execute."""
@@ -331,7 +371,7 @@ class StreamSession:
                 await self._wake.wait()
                 continue
             outbox, self._outbox = self._outbox, []
-            for frames, message in _joined(outbox):
+            for frames, message in joined(outbox):
                 await context.write(message)
                 for frame in frames or ():
                     self.frames.leave(frame)
@@ -341,7 +381,9 @@ class StreamSession:
             await self._tell_window(context)
         if self._failure is not None:
             raise self._failure
-        await context.write(pb.StreamInferResponse(summary=self._summary()).SerializeToString())
+        summary = summary_to_proto(self.received, self.succeeded, self.failed, self.drops)
+        await context.write(pb.StreamInferResponse(summary=summary).SerializeToString())
+        self._ended = True
         if not self._reading_done and self._reader is not None:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._read_out.wait(), _HALF_CLOSE_S)
@@ -356,38 +398,6 @@ class StreamSession:
                 notice = pb.StreamWindow(max_pending_items=window, max_pending_bytes=self.frames.max_bytes)
                 await context.write(pb.StreamInferResponse(window=notice).SerializeToString())
 
-    def _summary(self) -> pb.StreamSummary:
-        return pb.StreamSummary(
-            received_items=self.received,
-            succeeded_items=self.succeeded,
-            failed_items=self.failed,
-            dropped_items=self.drops.total(),
-            drops={reason.name: count for reason, count in self.drops.items()},
-        )
-
 
 def _frames(entries: Iterable[_Entry]) -> list[Frame]:
     return [entry.frame for entry in entries if entry.frame is not None]
-
-
-def _joined(outbox: list[_Message]) -> list[_Message]:
-    """Joins small results in a row; notices stay alone."""
-    if len(outbox) == 1:
-        return outbox
-    joined: list[_Message] = []
-    run: list[bytes] = []
-    frames: list[Frame] = []
-    size = 0
-    for owners, message in outbox:
-        if run and (owners is None or size + len(message) > _JOINED_BYTES):
-            joined.append((frames, b"".join(run)))
-            run, frames, size = [], [], 0
-        if owners is not None:
-            run.append(message)
-            frames += owners
-            size += len(message)
-        else:
-            joined.append((owners, message))
-    if run:
-        joined.append((frames, b"".join(run)))
-    return joined

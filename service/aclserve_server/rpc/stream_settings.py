@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from google.protobuf.duration_pb2 import Duration
 
 from aclserve.errors import InvalidArgument
 from aclserve.v1 import model_pb2 as pb
+from aclserve_server.access.principal import CURRENT
 from aclserve_server.engine.frames import Policy
+from aclserve_server.engine.items import DropReason
 
 POLICIES: Mapping[int, Policy] = {
     pb.FRAME_POLICY_WAIT: Policy.WAIT,
@@ -23,6 +26,21 @@ _PRESETS: Mapping[int, tuple[int, int, float | None]] = {
     pb.STREAM_PRESET_LIVE: (pb.FRAME_POLICY_LATEST_ONLY, pb.RESULT_ORDER_COMPLETION, 1.0),
 }
 _ORDERS = (pb.RESULT_ORDER_UNSPECIFIED, pb.RESULT_ORDER_COMPLETION, pb.RESULT_ORDER_SUBMISSION)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLimits:
+    """The server's limits for one stream."""
+
+    max_items: int
+    max_bytes: int
+    max_message_bytes: int
+
+    def of_caller(self) -> StreamLimits:
+        """The same, with no more items than the caller may have in flight: a stream that obeys is not refused any."""
+        principal = CURRENT.get()
+        most = None if principal is None else principal.quotas.max_items
+        return self if most is None else replace(self, max_items=max(min(self.max_items, most), 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,3 +111,14 @@ def _seconds(duration: Duration) -> float:
             f"max_age is {seconds:g} s; give a time above 0, or leave it out", reason="STREAM_CONFIG_INVALID"
         )
     return seconds
+
+
+def summary_to_proto(received: int, succeeded: int, failed: int, drops: Counter[DropReason]) -> pb.StreamSummary:
+    """What became of a stream's items."""
+    return pb.StreamSummary(
+        received_items=received,
+        succeeded_items=succeeded,
+        failed_items=failed,
+        dropped_items=drops.total(),
+        drops={reason.name: count for reason, count in drops.items()},
+    )

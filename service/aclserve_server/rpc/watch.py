@@ -9,7 +9,7 @@ from time import perf_counter
 from aclserve.errors import InvalidArgument
 from aclserve.v1 import model_pb2 as pb
 from aclserve_server.engine.engine import Engine, Record
-from aclserve_server.engine.runner import Totals
+from aclserve_server.engine.statistics import Totals
 from aclserve_server.rpc.stream import StreamSession
 
 DEFAULT_INTERVAL_S = 1.0

@@ -26,7 +26,7 @@ from google.protobuf.message import DecodeError
 from aclserve.errors import InvalidArgument
 from aclserve.tensors import DTYPES
 from aclserve.v1 import model_pb2
-from aclserve_server.engine.items import BufferSlice, Fill, Input, Item, OutputRequest
+from aclserve_server.engine.items import BufferSlice, Fill, Input, Item, OutputRequest, RegionSlice
 from aclserve_server.rpc.varint import (
     MAX_DEPTH,
     check_packed,
@@ -40,7 +40,7 @@ from aclserve_server.rpc.varint import (
 )
 from aclserve_server.rpc.wire_templates import ITEMS, MESSAGES, remember_slice
 from aclserve_server.rpc.wire_times import Time, capture_bytes, seconds_of
-from aclserve_server.rpc.wire_walk import INVALID_UTF8, Walk
+from aclserve_server.rpc.wire_walk import INVALID_UTF8, NOWHERE, Place, Walk
 
 MAX_ID_BYTES = 128
 MAX_INPUTS = 256
@@ -161,7 +161,6 @@ class _Scan(Walk):
     def items(self, pos: int, end: int, items: list[Item]) -> None:
         """Appends the items of one ItemList."""
         message, view, match = self.message, self.view, ITEMS.match
-        stop = start = pos
         while pos < end:
             if message[pos] != 0x0A:
                 tag, pos = self.tag(pos)
@@ -189,7 +188,7 @@ class _Scan(Walk):
                 if self.budget < 0:
                     raise too_complex()
             items.append(item)
-        self.item_start, self.item_stop = start, stop
+            self.item_start, self.item_stop = start, stop
         self.finish(pos, end)
 
     def item(self, pos: int, end: int, depth: int) -> Item:
@@ -260,9 +259,7 @@ class _Scan(Walk):
         message = self.message
         name, data_type = "", 0
         dims: list[int] = []
-        data: memoryview | None = None
-        buffer: BufferSlice | None = None
-        fill: tuple[int, int] | None = None
+        source, data, place, fill = 0, self.view[0:0], NOWHERE, (0, 0)
         fields, most = 0, self.budget
         while pos < end:
             fields += 1
@@ -276,26 +273,29 @@ class _Scan(Walk):
             elif tag == 0x18:
                 dim, pos = read_varint(message, pos)
                 self.add_dimension(dims, dim)
-            elif tag & 7 == 2 and tag <= 0x32 and tag != 0x12:
+            elif tag & 7 == 2 and tag <= 0x3A and tag != 0x12:
                 length, pos = message[pos], pos + 1
                 if length >= 0x80:
                     length, pos = read_length(message, pos - 1)
                 stop = pos + length
                 if stop > end:
                     raise malformed("a field is longer than its tensor")
-                if tag == 0x22:
-                    data, buffer, fill = self.view[pos:stop], None, None
-                elif tag == 0x0A:
+                if tag == 0x0A:
                     name = self.text(pos, stop, "name of an input")
                 elif tag == 0x1A:
                     self.packed_shape(pos, stop, dims)
-                elif tag == 0x2A:
-                    data, fill, first = None, None, buffer is None
-                    buffer = self.buffer(pos, stop, buffer, depth - 1)
-                    if first and self.error is None:
-                        remember_slice(message[pos:stop], buffer)
                 else:
-                    data, buffer, fill = None, None, self.fill(pos, stop, fill or (0, 0), depth - 1)
+                    if tag == 0x22:
+                        data = self.view[pos:stop]
+                    elif tag == 0x32:
+                        fill = self.fill(pos, stop, fill if source == tag else (0, 0), depth - 1)
+                    else:
+                        first = source != tag
+                        what = "buffer_id" if tag == 0x2A else "region_id"
+                        place = self.place(pos, stop, NOWHERE if first else place, depth - 1, what)
+                        if first and self.error is None:
+                            remember_slice(message[pos:stop], place)
+                    source = tag
                 pos = stop
             else:
                 pos = self.skip(pos, end, tag, depth)
@@ -308,9 +308,13 @@ class _Scan(Walk):
                 "DATA_TYPE_UNSUPPORTED",
             )
             dtype = DTYPES[1]
-        if data is None and buffer is None and fill is None:
-            data = self.view[0:0]
-        return Input(name, dtype, tuple(dims), data, buffer, None if fill is None else self.made(name, fill))
+        if source == 0x2A:
+            return Input(name, dtype, tuple(dims), buffer=BufferSlice(*place))
+        if source == 0x3A:
+            return Input(name, dtype, tuple(dims), region=RegionSlice(*place))
+        if source == 0x32:
+            return Input(name, dtype, tuple(dims), fill=self.made(name, fill))
+        return Input(name, dtype, tuple(dims), data)
 
     def packed_shape(self, pos: int, end: int, dims: list[int]) -> None:
         if end - pos <= MAX_DIMENSIONS * 10:
@@ -351,17 +355,21 @@ class _Scan(Walk):
         return Fill(pattern == 2, seed)
 
     def output(self, pos: int, end: int, depth: int) -> OutputRequest:
-        result = OutputRequest("")
+        name = ""
+        buffer: Place | None = None
+        region: Place | None = None
         while pos < end:
             tag, pos = self.tag(pos)
-            if tag == 0x0A or tag == 0x12:
+            if tag == 0x0A or tag == 0x12 or tag == 0x1A:
                 pos, stop = self.span(pos, end)
                 if tag == 0x0A:
-                    result.name = self.text(pos, stop, "name of an output")
+                    name = self.text(pos, stop, "name of an output")
+                elif tag == 0x12:
+                    buffer = self.place(pos, stop, buffer or NOWHERE, depth - 1, "buffer_id")
                 else:
-                    result.buffer = self.buffer(pos, stop, result.buffer, depth - 1)
+                    region = self.place(pos, stop, region or NOWHERE, depth - 1, "region_id")
                 pos = stop
             else:
                 pos = self.skip(pos, end, tag, depth)
         self.finish(pos, end)
-        return result
+        return OutputRequest(name, buffer and BufferSlice(*buffer), region and RegionSlice(*region))

@@ -17,7 +17,8 @@ from aclserve.v1 import model_pb2
 
 _PACKAGE = "aclserve.v1."
 _TENSOR_FIELDS = (
-    "1 string name, 2 enum data_type, 3 repeated int64 shape, 4 bytes data, 5 BufferSlice buffer, 6 Fill fill"
+    "1 string name, 2 enum data_type, 3 repeated int64 shape, 4 bytes data, 5 BufferSlice buffer, 6 Fill fill, "
+    "7 RegionSlice region"
 )
 _ITEM_FIELDS = (
     "1 string id, 2 string model, 3 repeated Tensor inputs, 4 repeated OutputRequest outputs, "
@@ -29,8 +30,9 @@ _SECONDS_AND_NANOS = "1 int64 seconds, 2 int32 nanos"
 KNOWN_FIELDS: Mapping[str, str] = {
     "Tensor": _TENSOR_FIELDS,
     "BufferSlice": "1 string buffer_id, 2 uint64 offset_bytes, 3 uint64 length_bytes",
+    "RegionSlice": "1 string region_id, 2 uint64 offset_bytes, 3 uint64 length_bytes",
     "Fill": "1 enum pattern, 2 uint64 seed",
-    "OutputRequest": "1 string name, 2 BufferSlice buffer",
+    "OutputRequest": "1 string name, 2 BufferSlice buffer, 3 RegionSlice region",
     "InferRequest": _ITEM_FIELDS,
     "InferItem": _ITEM_FIELDS,
     "InferResponse": "1 string id, 2 Outputs outputs, 4 Timing timing, 5 google.protobuf.Timestamp capture_time",
@@ -78,7 +80,7 @@ KNOWN_FIELDS: Mapping[str, str] = {
 """Message -> its fields, in order of number. Messages of the contract's own package go without its name."""
 
 _ONEOFS: Mapping[str, tuple[str, ...]] = {
-    "Tensor": ("data", "buffer", "fill"),
+    "Tensor": ("data", "buffer", "fill", "region"),
     "InferResult": ("outputs", "error", "dropped"),
     "StreamInferRequest": ("config", "items", "cancel"),
     "StreamInferResponse": ("ready", "results", "window", "going_away", "summary"),

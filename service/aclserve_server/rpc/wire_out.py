@@ -16,7 +16,7 @@ import numpy as np
 
 from aclserve.errors import AclserveError
 from aclserve.tensors import data_type_of
-from aclserve_server.engine.items import BufferSlice, Dropped, OutputTensor, Result, Timing
+from aclserve_server.engine.items import Dropped, OutputTensor, Result, Timing
 from aclserve_server.rpc.status import to_item_error_fields
 from aclserve_server.rpc.varint import encode_varint
 
@@ -150,7 +150,9 @@ def _add_outputs(fragments: _Fragments, outputs: Sequence[OutputTensor]) -> int:
         else:
             body = _fixed_part(output.name, output.dtype, output.shape)
             if output.buffer is not None:
-                body += _buffer(output.buffer)
+                body += _place(b"\x2a", output.buffer.buffer_id, output.buffer.offset_bytes, output.buffer.length_bytes)
+            elif output.region is not None:
+                body += _place(b"\x3a", output.region.name, output.region.offset_bytes, output.region.length_bytes)
             tensor = b"\x0a" + varint(len(body)) + body
             fragments.append(tensor)
             total += len(tensor)
@@ -186,14 +188,14 @@ def _fixed_part(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> byte
     )
 
 
-def _buffer(buffer: BufferSlice) -> bytes:
-    """The `buffer` field of a Tensor."""
-    body = _text(b"\x0a", buffer.buffer_id)
-    if buffer.offset_bytes:
-        body += b"\x10" + varint(buffer.offset_bytes)
-    if buffer.length_bytes:
-        body += b"\x18" + varint(buffer.length_bytes)
-    return b"\x2a" + varint(len(body)) + body
+def _place(tag: bytes, name: str, offset_bytes: int, length_bytes: int) -> bytes:
+    """The `buffer` or the `region` field of a Tensor."""
+    body = _text(b"\x0a", name)
+    if offset_bytes:
+        body += b"\x10" + varint(offset_bytes)
+    if length_bytes:
+        body += b"\x18" + varint(length_bytes)
+    return tag + varint(len(body)) + body
 
 
 def _timing(timing: Timing) -> bytes:

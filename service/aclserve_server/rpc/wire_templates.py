@@ -1,7 +1,7 @@
 """Items that look like one seen before, read by comparing bytes.
 
 A template is made of an item that was walked field by field: the stretches of it that are constant (tags, lengths,
-names, types, shapes) and the places between them that vary (the id, every tensor's data or buffer, the two times).
+names, types, shapes) and the places between them that vary (the id, every tensor's data or slice, the two times).
 Where the constant stretches are the same, the fields are the same, so an item can be made from what the template
 holds and from slices. What varies has no say in the structure: its length is among the constant bytes.
 
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from aclserve_server.engine.items import BufferSlice, Fill, Input, Item, OutputRequest
+from aclserve_server.engine.items import BufferSlice, Fill, Input, Item, OutputRequest, RegionSlice
 from aclserve_server.rpc.varint import DELIMITED, END_GROUP, GROUP, read_length, read_tag, skip_field
 from aclserve_server.rpc.wire_times import EPOCH, is_plain, plain_seconds
 
@@ -26,20 +26,23 @@ _MAX_LENGTHS = 4096
 _MAX_SLICES = 4096
 _MAX_SLICE_BYTES = 128
 
+_DATA, _BUFFER, _FILL, _REGION = 0x22, 0x2A, 0x32, 0x3A
+"""Tags of a tensor's sources."""
+
 _Span = tuple[int, int]
-_Source = tuple[int, int, bool]
+_Source = tuple[int, int, int]
 _slices: dict[bytes, tuple[str, int, int]] = {}
 
 
 class _Tensor(NamedTuple):
-    """An input: what is constant, and where its inline data is, or its BufferSlice (`fill` has no place)."""
+    """An input: what is constant, and where its `source` is, by its tag: data or a slice (`fill` has no place)."""
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     start: int
     stop: int
-    inline: bool
+    source: int
     fill: Fill | None
 
 
@@ -80,8 +83,8 @@ class Table:
                 except UnicodeDecodeError:
                     return None
                 inputs = []
-                for name, dtype, shape, start, stop, inline, fill in tensors:
-                    if inline:
+                for name, dtype, shape, start, stop, source, fill in tensors:
+                    if source == _DATA:
                         inputs.append(Input(name, dtype, shape, view[pos + start : pos + stop]))
                     elif fill is not None:
                         inputs.append(Input(name, dtype, shape, None, None, fill))
@@ -89,7 +92,10 @@ class Table:
                         known = _slices.get(message[pos + start : pos + stop])
                         if known is None:
                             return None
-                        inputs.append(Input(name, dtype, shape, None, BufferSlice(*known)))
+                        if source == _BUFFER:
+                            inputs.append(Input(name, dtype, shape, None, BufferSlice(*known)))
+                        else:
+                            inputs.append(Input(name, dtype, shape, region=RegionSlice(*known)))
                 seconds, captured = None, b""
                 if timeout is not None:
                     seconds = plain_seconds(message[pos + timeout[0] : pos + timeout[1]])
@@ -135,12 +141,12 @@ MESSAGES = Table()
 """Whole StreamInferRequest messages that hold one item."""
 
 
-def remember_slice(raw: bytes, buffer: BufferSlice) -> None:
-    """Keeps what a BufferSlice message says, so that templates can read it."""
+def remember_slice(raw: bytes, place: tuple[str, int, int]) -> None:
+    """Keeps what a BufferSlice or RegionSlice says (their bytes are alike), so that templates can read it."""
     if len(raw) <= _MAX_SLICE_BYTES:
         if len(_slices) >= _MAX_SLICES:
             _slices.clear()
-        _slices[raw] = (buffer.buffer_id, buffer.offset_bytes, buffer.length_bytes)
+        _slices[raw] = place
 
 
 def _template(message: bytes, origin: int, pos: int, end: int, item: Item) -> _Template | None:
@@ -191,16 +197,16 @@ def _field(message: bytes, pos: int) -> tuple[int, int, int]:
 
 
 def _source(message: bytes, pos: int, end: int, origin: int) -> _Source | None:
-    """Where a tensor's data or BufferSlice is, below 0 for a Fill; None where the tensor has not just one source."""
-    source: _Source = (-1, -1, False)
+    """Where a tensor's data or slice is, below 0 for a Fill; None where the tensor has not just one source."""
+    source: _Source = (-1, -1, _FILL)
     count = 0
     while pos < end:
         tag, begin, pos = _field(message, pos)
         if tag == 0:
             return None
-        if tag in (0x22, 0x2A):
-            source = (begin - origin, pos - origin, tag == 0x22)
-        count += tag in (0x22, 0x2A, 0x32)
+        if tag in (_DATA, _BUFFER, _REGION):
+            source = (begin - origin, pos - origin, tag)
+        count += tag in (_DATA, _BUFFER, _FILL, _REGION)
     return source if count == 1 else None
 
 

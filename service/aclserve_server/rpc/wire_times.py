@@ -25,12 +25,7 @@ def plain_seconds(raw: bytes) -> float | None:
     """A Duration in seconds, or None where it is not written plainly. Few clients use many, so they are remembered."""
     seconds = _timeouts.get(raw)
     if seconds is None and is_plain(raw):
-        whole = nanos = pos = 0
-        if raw[:1] == b"\x08":
-            whole, pos = read_varint(raw, 1)
-        if pos < len(raw):
-            nanos, pos = read_varint(raw, pos + 1)
-        seconds = seconds_of((to_int64(whole), to_int32(nanos)))
+        seconds = seconds_of(_plain(raw))
         if len(_timeouts) >= _MAX_TIMEOUTS:
             _timeouts.clear()
         _timeouts[raw] = seconds
@@ -49,3 +44,18 @@ def capture_bytes(time: Time) -> bytes:
     if nanos:
         encoded += b"\x10" + encode_varint(nanos & 0xFFFFFFFFFFFFFFFF)
     return encoded or EPOCH
+
+
+def unix_ns(raw: bytes) -> int:
+    """A Timestamp written plainly, in nanoseconds of Unix time."""
+    seconds, nanos = _plain(raw)
+    return seconds * 10**9 + nanos
+
+
+def _plain(raw: bytes) -> Time:
+    whole = nanos = pos = 0
+    if raw[:1] == b"\x08":
+        whole, pos = read_varint(raw, 1)
+    if pos < len(raw):
+        nanos, pos = read_varint(raw, pos + 1)
+    return to_int64(whole), to_int32(nanos)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from aclserve.errors import AclserveError, InvalidArgument
-from aclserve_server.engine.items import BufferSlice
 from aclserve_server.rpc.varint import (
     GROUP,
     MAX_FIELDS,
@@ -24,6 +23,11 @@ INVALID_UTF8 = "INVALID_UTF8"
 
 _SHOWN_BYTES = 128
 
+Place = tuple[str, int, int]
+"""A range of a buffer or a region: its id, offset and length in bytes."""
+
+NOWHERE: Place = ("", 0, 0)
+
 
 class Walk:
     """One pass over a message.
@@ -40,24 +44,27 @@ class Walk:
         self.budget = MAX_FIELDS
         self.error: AclserveError | None = None
 
-    def buffer(self, pos: int, end: int, merged: BufferSlice | None, depth: int) -> BufferSlice:
-        """A BufferSlice on top of an earlier one of the same field."""
+    def place(self, pos: int, end: int, merged: Place, depth: int, what: str) -> Place:
+        """A BufferSlice or a RegionSlice, which are laid out alike, on top of an earlier one of the same field.
+
+        `what` names its id in messages.
+        """
         message = self.message
-        result = merged or BufferSlice("", 0, 0)
+        name, offset, length = merged
         while pos < end:
             tag, pos = self.tag(pos)
             if tag == 0x0A:
                 pos, stop = self.span(pos, end)
-                result.buffer_id = self.text(pos, stop, "buffer_id")
+                name = self.text(pos, stop, what)
                 pos = stop
             elif tag == 0x10:
-                result.offset_bytes, pos = read_varint(message, pos)
+                offset, pos = read_varint(message, pos)
             elif tag == 0x18:
-                result.length_bytes, pos = read_varint(message, pos)
+                length, pos = read_varint(message, pos)
             else:
                 pos = self.skip(pos, end, tag, depth)
         self.finish(pos, end)
-        return result
+        return name, offset, length
 
     def time(self, pos: int, end: int, merged: Time | None, depth: int) -> Time:
         """A Duration or a Timestamp on top of an earlier one of the same field."""

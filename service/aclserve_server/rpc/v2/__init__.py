@@ -1,1 +1,1 @@
-"""The KServe v2 protocol with the extensions of Triton, as a second skin over the engine: its servicer and its codec."""
+"""The KServe v2 protocol with the extensions of Triton, a second skin over the engine: servicer and codec."""

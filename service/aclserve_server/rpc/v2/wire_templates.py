@@ -156,6 +156,7 @@ class Table:
                     priority,
                     None,
                     False,
+                    None,
                     client_id,
                     top_k,
                     empty_final,

@@ -1,0 +1,129 @@
+"""Where the server listens, and TLS: certificates are read again for every new connection once their files change."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from aclserve_server.rpc.guard import Guard
+from aclserve_server.rpc.health import Health
+
+log = logging.getLogger(__name__)
+
+MAX_METADATA_BYTES = 16 << 10
+"""Metadata of one call."""
+
+MAX_CONNECTION_CALLS = 4096
+"""Calls of one connection at a time; a client's further ones wait in the client."""
+
+_PROBE_MESSAGE_BYTES = 64 << 10
+
+
+def make_server(max_message_bytes: int) -> grpc.aio.Server:
+    """A gRPC server with the limits that concern all calls; it listens nowhere yet."""
+    return grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+            ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
+            ("grpc.max_concurrent_streams", MAX_CONNECTION_CALLS),
+            ("grpc.so_reuseport", 0),
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        ]
+    )
+
+
+def open_port(server: grpc.aio.Server, flag: str, host: str, port: int, tls: Certificates | None = None) -> int:
+    """Makes a server listen, before its start; the port. Raises OSError with words for the operator."""
+    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        if tls is None:
+            return server.add_insecure_port(place)
+        return server.add_secure_port(place, tls.credentials())
+    except RuntimeError as error:
+        raise OSError(f"{flag}: cannot listen on {place}; is it in use? 0 picks a free one") from error
+
+
+def open_socket(server: grpc.aio.Server, path: Path) -> None:
+    """The same for a unix domain socket, which needs no TLS."""
+    try:
+        server.add_insecure_port(f"unix:{path}")
+    except RuntimeError as error:
+        raise OSError(f"--unix-socket: cannot listen on {path}; may this user write there?") from error
+
+
+async def serve_probes(health: Health, host: str, port: int) -> grpc.aio.Server:
+    """A server of health alone, without TLS and token, that is started."""
+    server = make_server(_PROBE_MESSAGE_BYTES)
+    guard: Any = Guard(server, open_only=True)
+    health.add_to_server(guard)
+    open_port(server, "--health-port", host, port)
+    await server.start()
+    return server
+
+
+class Certificates:
+    """The files of TLS. What they hold is checked before it is used; a change that cannot be used changes nothing.
+
+    gRPC asks for every handshake, on threads of its own, one at a time.
+    """
+
+    def __init__(self, cert: str, key: str, client_ca: str = "") -> None:
+        """Reads the files; raises OSError with words for the operator. With `client_ca` a client must have one."""
+        self._cert, self._key, self._client_ca = Path(cert), Path(key), Path(client_ca) if client_ca else None
+        self._seen = self._identity()
+        self._first = self._read()
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """For a port."""
+        make: Any = grpc.dynamic_ssl_server_credentials
+        credentials: grpc.ServerCredentials = make(self._first, self._changed, self._client_ca is not None)
+        return credentials
+
+    def _changed(self) -> Any:
+        """The configuration when the files have changed since, otherwise None."""
+        seen = self._identity()
+        if seen == self._seen:
+            return None
+        self._seen = seen
+        try:
+            configuration = self._read()
+        except OSError as error:
+            log.warning("the certificates stay as they were: %s", error)
+            return None
+        log.info("read the certificates again")
+        return configuration
+
+    def _read(self) -> Any:
+        checked = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            checked.load_cert_chain(self._cert, self._key, password="")
+            if self._client_ca is not None:
+                checked.load_verify_locations(self._client_ca)
+            chain, key = self._cert.read_bytes(), self._key.read_bytes()
+            roots = None if self._client_ca is None else self._client_ca.read_bytes()
+        except (OSError, ValueError) as error:
+            what = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+            raise OSError(
+                f"--tls-cert, --tls-key, --tls-client-ca: cannot use {self._cert}, {self._key}"
+                f"{'' if self._client_ca is None else f', {self._client_ca}'} ({what}); expected PEM files, the key "
+                "that of the first certificate and without a password"
+            ) from error
+        return grpc.ssl_server_certificate_configuration([(key, chain)], roots)
+
+    def _identity(self) -> object:
+        """Which files they are; None for one that is not there."""
+        found = []
+        for path in (self._cert, self._key, self._client_ca):
+            try:
+                facts = None if path is None else path.stat()
+            except OSError:
+                facts = None
+            found.append(facts and (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns))
+        return found
