@@ -13,7 +13,7 @@ WORKDIR /opt/aclserve
 COPY pyproject.toml README.md LICENSE ./
 COPY protos protos
 COPY service service
-COPY client client
+COPY client/aclserve_client client/aclserve_client
 RUN python3 -m pip install --no-cache-dir '.[server,cli]'
 
 USER aclserve
@@ -22,4 +22,4 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=5s --timeout=3s --start-period=60s \
     CMD ["python3", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8002/readyz', timeout=2)"]
 ENTRYPOINT ["aclserve"]
-CMD ["serve", "--host", "0.0.0.0", "--model-repository", "/models"]
+CMD ["serve", "--host", "0.0.0.0", "--insecure", "--model-repository", "/models"]

@@ -2,6 +2,7 @@
 
     python bench/load.py ADDRESS MODEL --mode stream --streams 8 --window 8 --pack 1 --seconds 3
 
+`--api v2` speaks KServe v2 instead of the native API; `--shared-memory` passes inputs and outputs through a region.
 Messages are made beforehand. `items` counts answers within the window of time, after a warm-up.
 """
 
@@ -10,18 +11,34 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
+import secrets
 import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
+from google.protobuf import duration_pb2
 
 from aclserve.tensors import tensor_from_array
+from aclserve.v1 import memory_pb2, memory_pb2_grpc, tensor_pb2
 from aclserve.v1 import model_pb2 as pb
+from aclserve_server.kserve import inference_pb2
 
-SHAPES = {"cnn_small": (3, 64, 64), "resnet50": (3, 224, 224), "identity": (16,)}
+SHAPES = {
+    "cnn_small": (3, 64, 64),
+    "resnet50": (3, 224, 224),
+    "identity": (16,),
+    "identity_image": (224, 224, 3),
+    "identity_frame": (1080, 1920, 3),
+}
 _OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+NATIVE, V2 = "/aclserve.v1.ModelService/", "/inference.GRPCInferenceService/"
 
 
 @dataclass
@@ -46,19 +63,118 @@ class Tally:
                 self.rows.append(result.timing.batch_rows)
             self.latencies.append(now - sent)
 
+    def count_one(self, error: str, sent: float) -> None:
+        """An answer of the KServe v2 protocol, which does not tell of batches."""
+        now = time.monotonic()
+        if self.begin <= now <= self.end:
+            self.messages += 1
+            self.items += 1
+            self.errors += bool(error)
+            self.latencies.append(now - sent)
 
-def item(model: str, number: int) -> pb.InferItem:
-    image = np.random.default_rng(number).random((1, *SHAPES[model]), np.float32)
-    return pb.InferItem(inputs=[tensor_from_array("INPUT", image)])
+
+@dataclass(frozen=True)
+class Share:
+    """A region with places for the inputs and outputs of so many items in flight."""
+
+    region_id: str
+    lease: tuple[tuple[str, str], ...]
+    size_bytes: int
+
+    def place(self, number: int, output: bool) -> tensor_pb2.RegionSlice:
+        offset = (2 * number + output) * self.size_bytes
+        return tensor_pb2.RegionSlice(region_id=self.region_id, offset_bytes=offset, length_bytes=self.size_bytes)
+
+
+@contextmanager
+def shared(address: str, model: str, places: int) -> Iterator[Share]:
+    """Shared memory that the server has opened, with an image in every input place."""
+    image = image_of(model, 1)
+    key, size = f"/aclserve-bench-{secrets.token_hex(8)}", image.nbytes
+    path = Path("/dev/shm", key[1:])  # noqa: S108 (this is where such objects are)
+    path.write_bytes(b"".join(image.tobytes() + bytes(size) for _ in range(places)))
+    try:
+        with grpc.insecure_channel(address) as channel:
+            memory = memory_pb2_grpc.MemoryServiceStub(channel)
+            lease = memory.CreateLease(memory_pb2.CreateLeaseRequest(ttl=duration_pb2.Duration(seconds=300))).lease
+            metadata = (("aclserve-lease", lease.id),)
+            request = memory_pb2.RegisterRegionRequest(key=key, size_bytes=2 * size * places)
+            region = memory.RegisterRegion(request, metadata=metadata).region
+            yield Share(region.id, metadata, size)
+            memory.ReleaseLease(memory_pb2.ReleaseLeaseRequest(), metadata=metadata)
+    finally:
+        path.unlink()
+
+
+def image_of(model: str, number: int) -> np.ndarray[Any, Any]:
+    random, shape = np.random.default_rng(number), (1, *SHAPES[model])
+    if model in ("identity_image", "identity_frame"):
+        return random.integers(0, 256, shape, np.uint8)
+    return random.random(shape, np.float32)
+
+
+def item(model: str, number: int, share: Share | None = None) -> pb.InferItem:
+    tensor = tensor_from_array("INPUT", image_of(model, number))
+    if share is None:
+        return pb.InferItem(inputs=[tensor])
+    tensor.region.CopyFrom(share.place(number, False))
+    return pb.InferItem(inputs=[tensor], outputs=[pb.OutputRequest(name="OUTPUT", region=share.place(number, True))])
+
+
+def v2_request(model: str, number: int) -> bytes:
+    image = image_of(model, number)
+    tensor = inference_pb2.ModelInferRequest.InferInputTensor(name="INPUT", shape=image.shape)
+    tensor.datatype = "UINT8" if image.dtype == np.uint8 else "FP32"
+    request = inference_pb2.ModelInferRequest(model_name=model, id=f"{number:08}", inputs=[tensor])
+    request.raw_input_contents.append(image.tobytes())
+    return request.SerializeToString()
+
+
+async def v2_stream(channel: grpc.aio.Channel, arguments: argparse.Namespace, tally: Tally) -> None:
+    call: Any = channel.stream_stream(V2 + "ModelStreamInfer")()
+    payloads = [v2_request(arguments.model, number) for number in range(8)]
+    room = asyncio.Semaphore(arguments.window)
+    sent: deque[float] = deque()
+
+    async def send() -> None:
+        number = 0
+        while time.monotonic() < tally.end:
+            await room.acquire()
+            sent.append(time.monotonic())
+            await call.write(payloads[number % len(payloads)])
+            number += 1
+        await call.done_writing()
+
+    async def receive() -> None:
+        while (message := await call.read()) is not grpc.aio.EOF:
+            answer = inference_pb2.ModelStreamInferResponse.FromString(message)
+            tally.count_one(answer.error_message, sent.popleft())
+            room.release()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(send())
+        group.create_task(receive())
+
+
+async def v2_unary(channel: grpc.aio.Channel, arguments: argparse.Namespace, tally: Tally) -> None:
+    call: Any = channel.unary_unary(V2 + "ModelInfer")
+    payload = v2_request(arguments.model, 1)
+    while time.monotonic() < tally.end:
+        sent = time.monotonic()
+        inference_pb2.ModelInferResponse.FromString(await call(payload))
+        tally.count_one("", sent)
 
 
 async def stream(channel: grpc.aio.Channel, arguments: argparse.Namespace, tally: Tally) -> None:
-    call: Any = channel.stream_stream("/aclserve.v1.ModelService/StreamInfer")()
+    share: Share | None = arguments.share
+    call: Any = channel.stream_stream(NATIVE + "StreamInfer")(metadata=share.lease if share else None)
     config = pb.StreamConfig(model=arguments.model)
     await call.write(pb.StreamInferRequest(config=config).SerializeToString())
     payloads = [
         pb.StreamInferRequest(
-            items=pb.ItemList(items=[item(arguments.model, number * 64 + k) for k in range(arguments.pack)])
+            items=pb.ItemList(
+                items=[item(arguments.model, number * arguments.pack + k, share) for k in range(arguments.pack)]
+            )
         ).SerializeToString()
         for number in range(8)
     ]
@@ -91,7 +207,7 @@ async def stream(channel: grpc.aio.Channel, arguments: argparse.Namespace, tally
 
 
 async def unary(channel: grpc.aio.Channel, arguments: argparse.Namespace, tally: Tally) -> None:
-    call: Any = channel.unary_unary("/aclserve.v1.ModelService/Infer")
+    call: Any = channel.unary_unary(NATIVE + "Infer")
     payload = pb.InferRequest(model=arguments.model, inputs=item(arguments.model, 1).inputs).SerializeToString()
     while time.monotonic() < tally.end:
         sent = time.monotonic()
@@ -99,11 +215,19 @@ async def unary(channel: grpc.aio.Channel, arguments: argparse.Namespace, tally:
         tally.count([pb.InferResult(timing=response.timing)], sent)
 
 
+CALLS = {
+    ("native", "stream"): stream,
+    ("native", "unary"): unary,
+    ("v2", "stream"): v2_stream,
+    ("v2", "unary"): v2_unary,
+}
+
+
 async def run(arguments: argparse.Namespace) -> Tally:
     now = time.monotonic()
     tally = Tally(now + arguments.warmup, now + arguments.warmup + arguments.seconds)
     print(json.dumps({"begin": tally.begin, "end": tally.end}), flush=True)
-    one = stream if arguments.mode == "stream" else unary
+    one = CALLS[arguments.api, arguments.mode]
     channels = [
         grpc.aio.insecure_channel(arguments.address, [*_OPTIONS, ("grpc.use_local_subchannel_pool", 1)])
         for _ in range(min(4, arguments.streams))
@@ -121,12 +245,19 @@ def main() -> None:
     parser.add_argument("address")
     parser.add_argument("model", choices=SHAPES)
     parser.add_argument("--mode", choices=("stream", "unary"), default="stream")
+    parser.add_argument("--api", choices=("native", "v2"), default="native")
+    parser.add_argument("--shared-memory", action="store_true", help="one native stream only")
     parser.add_argument("--streams", type=int, default=8, help="streams, or unary calls at once")
     parser.add_argument("--window", type=int, default=8, help="messages in flight on each stream")
     parser.add_argument("--pack", type=int, default=1, help="items in a message")
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--warmup", type=float, default=1.0)
-    tally = asyncio.run(run(parser.parse_args()))
+    arguments = parser.parse_args()
+    arguments.share = None
+    with ExitStack() as stack:
+        if arguments.shared_memory:
+            arguments.share = stack.enter_context(shared(arguments.address, arguments.model, 8 * arguments.pack))
+        tally = asyncio.run(run(arguments))
     latencies = np.array(tally.latencies or [0.0]) * 1e3
     print(
         json.dumps(
@@ -134,7 +265,7 @@ def main() -> None:
                 "items": tally.items,
                 "messages": tally.messages,
                 "errors": tally.errors,
-                "rows_per_batch": float(np.mean(1.0 / np.array(tally.rows or [1]))) ** -1,
+                "rows_per_batch": float(np.mean(1.0 / np.array(tally.rows))) ** -1 if tally.rows else math.nan,
                 "p50_ms": float(np.percentile(latencies, 50)),
                 "p99_ms": float(np.percentile(latencies, 99)),
             }

@@ -75,11 +75,16 @@ def build(root: Path) -> None:
             channels = make(graph)
             graph.classify(graph.nodes[-1].output[0], channels, _CLASSES[name])
             graph.save(path, TensorProto.FLOAT, IMAGE[name], [_CLASSES[name]])
-    identity = root / "identity" / "1" / "model.onnx"
-    if not identity.is_file():
-        graph = Graph(seed=0)
-        graph.node("Identity", ["INPUT"], "OUTPUT")
-        graph.save(identity, TensorProto.FLOAT, [16], [16])
+    for name, shape, kind in (
+        ("identity", [16], TensorProto.FLOAT),
+        ("identity_image", [224, 224, 3], TensorProto.UINT8),
+        ("identity_frame", [1080, 1920, 3], TensorProto.UINT8),
+    ):
+        path = root / name / "1" / "model.onnx"
+        if not path.is_file():
+            graph = Graph(seed=0)
+            graph.node("Identity", ["INPUT"], "OUTPUT")
+            graph.save(path, kind, shape, shape)
 
 
 def _cnn_small(graph: Graph) -> int:

@@ -64,7 +64,7 @@ from aclserve_client.errors import (
     Unimplemented,
 )
 from aclserve_client.lease import Lease
-from aclserve_client.options import DEFAULT, DEFAULT_ADDRESS, Options, SharedMemory, Timeout
+from aclserve_client.options import DEFAULT, DEFAULT_ADDRESS, Options, SharedMemory, Timeout, tls
 from aclserve_client.stream_data import (
     Dropped,
     DropReason,
@@ -77,6 +77,7 @@ from aclserve_client.stream_data import (
     StreamSummary,
 )
 from aclserve_client.sync_stream import Stream
+from aclserve_client.usage import ModelUsage
 
 __all__ = [
     "DEFAULT",
@@ -118,6 +119,7 @@ __all__ = [
     "ModelSize",
     "ModelState",
     "ModelStatus",
+    "ModelUsage",
     "NotFound",
     "Options",
     "OutOfRange",
@@ -144,4 +146,5 @@ __all__ = [
     "Unavailable",
     "Unimplemented",
     "Zeros",
+    "tls",
 ]

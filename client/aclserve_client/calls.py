@@ -12,9 +12,9 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from aclserve.errors import AclserveError, FailedPrecondition, Unavailable
+from aclserve.errors import AclserveError, FailedPrecondition, InvalidArgument, Unavailable
 from aclserve_client.errors import CallContext, error_from_rpc
-from aclserve_client.options import Deadline, Options, Retry, Timeout, addresses_of
+from aclserve_client.options import Deadline, Options, Retry, Timeout, addresses_of, is_local
 from aclserve_client.rpcs import CREATE_LEASE, RELEASE_LEASE, RPCS, Step, Steps, T
 from aclserve_client.share_verbs import Sharing
 from aclserve_client.verbs import LEASE_KEY, Watch
@@ -45,6 +45,11 @@ class _CallerBase:
         arguments, credentials = options.channel_arguments(), options.credentials
         self.endpoints: list[Endpoint] = []
         for one in addresses_of(address):
+            if options.token and credentials is None and not is_local(one):
+                raise InvalidArgument(
+                    f"the token would go to {one} in plain text, for others to read; use TLS: Options.credentials",
+                    reason="TOKEN_NEEDS_TLS",
+                )
             if credentials is None:
                 channel = grpc_module.insecure_channel(one, arguments)
             else:
@@ -66,7 +71,9 @@ class _CallerBase:
 
     def metadata(self, lease_id: str) -> tuple[tuple[str, str], ...]:
         """The metadata of a call, with the lease's id if there is one."""
-        return self.options.metadata + (((LEASE_KEY, lease_id),) if lease_id else ())
+        token = self.options.token
+        shown = (("authorization", f"Bearer {token}"),) if token else ()
+        return self.options.metadata + shown + (((LEASE_KEY, lease_id),) if lease_id else ())
 
     def check_open(self) -> None:
         """Raises when the client was closed."""

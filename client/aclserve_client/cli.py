@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from grpc import ChannelCredentials
+
 from aclserve.errors import AclserveError
 from aclserve_client import cli_commands as commands
 from aclserve_client import cli_top, cli_video
@@ -15,10 +17,11 @@ from aclserve_client.cli_inputs import add_shared_memory, shared_memory_mode
 from aclserve_client.cli_output import Output, UsageError, error_lines
 from aclserve_client.client import Client
 from aclserve_client.data import ExecutionMode, MemoryAttribute, ResultOrder
-from aclserve_client.options import DEFAULT_ADDRESS, Options
+from aclserve_client.options import DEFAULT_ADDRESS, Options, tls
 from aclserve_client.stream_data import FramePolicy, Priority, StreamPreset
 
 ADDRESS_VARIABLE = "ACLSERVE_ADDRESS"
+TOKEN_VARIABLE = "ACLSERVE_TOKEN"  # noqa: S105 (a name)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,7 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     output = Output(as_json=arguments.json)
-    options = Options(timeout=arguments.timeout, shared_memory=shared_memory_mode(arguments))
+    options = Options(
+        timeout=arguments.timeout,
+        shared_memory=shared_memory_mode(arguments),
+        credentials=_credentials(arguments),
+        token=_token(arguments),
+    )
     with Client(arguments.address, options) as client:
         report = arguments.command(client, arguments, output)
     if report is not None:
@@ -54,11 +62,27 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0 if report is None or report.ok else 1
 
 
+def _credentials(arguments: argparse.Namespace) -> ChannelCredentials | None:
+    files = (arguments.tls_ca, arguments.tls_cert, arguments.tls_key)
+    return tls(*files) if arguments.tls or any(files) else None
+
+
+def _token(arguments: argparse.Namespace) -> str:
+    if arguments.token_file is None:
+        return os.environ.get(TOKEN_VARIABLE, "")
+    try:
+        token: str = arguments.token_file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--token-file: {error}") from error
+    return token
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line. The general options may stand before or after the command."""
     general = _general()
     parser = argparse.ArgumentParser(prog="aclctl", description="Talk to an aclserve server.", parents=[_general()])
     parser.set_defaults(address=os.environ.get(ADDRESS_VARIABLE) or DEFAULT_ADDRESS, timeout=30.0, json=False)
+    parser.set_defaults(tls=False, tls_ca=None, tls_cert=None, tls_key=None, token_file=None)
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def add(name: str, text: str) -> argparse.ArgumentParser:
@@ -105,6 +129,16 @@ def _general() -> argparse.ArgumentParser:
     )
     group.add_argument("--timeout", type=seconds, metavar="SECONDS", help="for each call; 'none' for no limit (30)")
     group.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
+    group.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help=f"holds the token to show (environment: {TOKEN_VARIABLE}, the token itself)",
+    )
+    group.add_argument("--tls", action="store_true", help="TLS, with the authorities that the system trusts")
+    group.add_argument("--tls-ca", type=Path, metavar="FILE", help="TLS, with these authorities (PEM)")
+    group.add_argument("--tls-cert", type=Path, metavar="FILE", help="TLS, with this client certificate (PEM)")
+    group.add_argument("--tls-key", type=Path, metavar="FILE", help="the client certificate's private key (PEM)")
     return general
 
 

@@ -9,7 +9,7 @@ from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,19 +63,20 @@ def list_models(client: Client, arguments: Namespace, output: Output) -> Report:
 
 def describe_model(client: Client, arguments: Namespace, output: Output) -> Report:
     """One model."""
-    return _describe(client.describe(arguments.model, arguments.model_version))
+    return _describe(client.describe(arguments.model, arguments.model_version), arguments.address)
 
 
 def load_model(client: Client, arguments: Namespace, output: Output) -> Report:
     """Loads a model of the repository, or uploads a file and loads it."""
     mode = arguments.execution_mode
     if arguments.file is None:
-        return _describe(client.load(arguments.model, arguments.model_version, execution_mode=mode))
+        model = client.load(arguments.model, arguments.model_version, execution_mode=mode)
+        return _describe(model, arguments.address)
     if arguments.model_version:
         raise UsageError("--model-version is for models of the repository, not for --file")
     if not arguments.file.is_file():
         raise UsageError(f"there is no file {arguments.file}")
-    return _describe(client.upload_and_load(arguments.model, arguments.file, execution_mode=mode))
+    return _describe(client.upload_and_load(arguments.model, arguments.file, execution_mode=mode), arguments.address)
 
 
 def unload_model(client: Client, arguments: Namespace, output: Output) -> Report:
@@ -85,7 +86,8 @@ def unload_model(client: Client, arguments: Namespace, output: Output) -> Report
     return Report({"unloaded": unloaded}, notes=[f"{arguments.model} is unloaded"])
 
 
-def _describe(model: ModelDescription) -> Report:
+def _describe(model: ModelDescription, address: str) -> Report:
+    usage = model.usage.at(address.partition(",")[0])
     facts = [
         ("state", model.state),
         ("batching", f"{model.batching}: {model.batching_reason}"),
@@ -106,7 +108,15 @@ def _describe(model: ModelDescription) -> Report:
         Table("inputs", columns, rows(model.inputs)),
         Table("outputs", columns, rows(model.outputs)),
     ]
-    return Report(asdict(model), tables, [f"sample request: {model.sample_json}"])
+    ways = (
+        ("sample request, for aclserve.v1.ModelService/Infer", model.sample_json),
+        ("with grpcurl", usage.grpcurl),
+        ("with ghz", usage.ghz),
+        ("with the Python client", usage.python),
+        ("with tritonclient", usage.python_v2),
+    )
+    notes = [f"\n{title}:\n\n{text.rstrip()}" for title, text in ways if text]
+    return Report(asdict(replace(model, usage=usage)), tables, notes)
 
 
 def infer(client: Client, arguments: Namespace, output: Output) -> Report:

@@ -18,6 +18,7 @@ from aclserve.v1 import device_pb2, memory_pb2, model_pb2, tensor_pb2
 from aclserve_client import data, stream_data
 from aclserve_client.errors import error_from_item, seconds_of
 from aclserve_client.shared_memory import RegionRef
+from aclserve_client.usage import ModelUsage
 
 _E = TypeVar("_E", bound=StrEnum)
 
@@ -284,8 +285,15 @@ def server_info_from_wire(info: device_pb2.GetServerInfoResponse) -> data.Server
             max_lease_host_bytes=limits.max_lease_host_bytes,
             max_lease_ttl_s=seconds_of(limits.max_lease_ttl),
             max_upload_bytes=limits.max_upload_bytes,
+            max_stream_bytes=limits.max_stream_bytes,
+            max_regions=limits.max_regions,
+            max_lease_buffers=limits.max_lease_buffers,
+            max_metadata_bytes=limits.max_metadata_bytes,
+            max_connection_calls=limits.max_connection_calls,
         ),
         uptime_s=seconds_of(info.uptime),
+        principal=info.caller.principal,
+        groups=tuple(info.caller.groups),
     )
 
 
@@ -294,7 +302,7 @@ def model_from_wire(model: model_pb2.Model) -> data.ModelInfo:
 
 
 def description_from_wire(description: model_pb2.ModelDescription) -> data.ModelDescription:
-    model = description.model
+    model, usage = description.model, description.usage
     return data.ModelDescription(
         name=model.name,
         version=model.version,
@@ -314,6 +322,7 @@ def description_from_wire(description: model_pb2.ModelDescription) -> data.Model
         weight_bytes=description.weight_bytes,
         sample_json=description.sample_json,
         parameters=dict(description.parameters),
+        usage=ModelUsage(usage.grpcurl, usage.ghz, usage.python, usage.python_v2),
     )
 
 

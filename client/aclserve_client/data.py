@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from aclserve.errors import AclserveError, Cancelled
 from aclserve_client.stream_data import Dropped, Priority
+from aclserve_client.usage import ModelUsage
 
 
 class RunMode(StrEnum):
@@ -261,17 +262,27 @@ class Limits:
     max_lease_host_bytes: int
     max_lease_ttl_s: float
     max_upload_bytes: int
+    max_stream_bytes: int = 0
+    max_regions: int = 0
+    max_lease_buffers: int = 0
+    max_metadata_bytes: int = 0
+    max_connection_calls: int = 0
 
 
 @dataclass(frozen=True)
 class ServerInfo:
-    """The server's versions, abilities and limits. `acl_version` is empty where the library cannot tell."""
+    """The server's versions, abilities and limits. `acl_version` is empty where the library cannot tell.
+
+    `principal` and `groups` are who this client is to the server and what it may call; empty without authentication.
+    """
 
     version: str
     acl_version: str
     features: tuple[str, ...]
     limits: Limits
     uptime_s: float
+    principal: str = ""
+    groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -307,7 +318,8 @@ class Gear:
 class ModelDescription:
     """Everything about one loaded model. `max_rows` is for one item; `slots` counts preallocated datasets.
 
-    `parameters` is what the model's configuration states under that name.
+    `sample_json` is a request in protobuf's JSON form; `parameters` is what the model's configuration states under that
+    name.
     """
 
     name: str
@@ -328,6 +340,7 @@ class ModelDescription:
     weight_bytes: int
     sample_json: str
     parameters: dict[str, str] = field(default_factory=dict)
+    usage: ModelUsage = field(default_factory=ModelUsage)
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from pathlib import Path
 from typing import Literal
 
 import grpc
@@ -64,7 +66,8 @@ class Options:
     shared_memory_bytes: the memory of each stream, and of all calls of `infer` together. It is taken step by step as it
         is needed. An item that finds no room travels in a message.
     shared_memory_min_bytes: smaller tensors travel in messages, which is as fast.
-    credentials: for TLS; None for plain text.
+    credentials: for TLS, as `aclserve_client.tls` or grpc makes them; None for plain text.
+    token: shown with every call, as `authorization: Bearer TOKEN`. Without TLS it only goes to this host.
     metadata: sent with every call.
     """
 
@@ -84,6 +87,7 @@ class Options:
     shared_memory_bytes: int = 64 << 20
     shared_memory_min_bytes: int = 64 << 10
     credentials: grpc.ChannelCredentials | None = None
+    token: str = field(default="", repr=False)
     metadata: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
@@ -101,6 +105,8 @@ class Options:
             wrong.append(f"retry_backoff must be 0 s or more, got {self.retry_backoff}")
         if self.shared_memory not in (True, False, "auto"):
             wrong.append(f'shared_memory must be True, False or "auto", got {self.shared_memory!r}')
+        if self.token and not (self.token.isascii() and self.token.isprintable() and " " not in self.token):
+            wrong.append("token must be printable ASCII without blanks")
         if wrong:
             raise InvalidArgument("; ".join(wrong), reason="OPTIONS_INVALID")
 
@@ -125,6 +131,32 @@ class Options:
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 2000),
         ]
+
+
+def tls(
+    ca: str | Path | None = None, cert: str | Path | None = None, key: str | Path | None = None
+) -> grpc.ChannelCredentials:
+    """Credentials for `Options`, from files in PEM: the authorities to trust (None: the system's), and the client's own
+    certificate with its key, where the server asks for one. Raises `InvalidArgument`, reason OPTIONS_INVALID.
+    """
+    if (cert is None) != (key is None):
+        raise InvalidArgument("a client certificate needs its key; give both or none", reason="OPTIONS_INVALID")
+    try:
+        roots, own_key, own = (None if path is None else Path(path).read_bytes() for path in (ca, key, cert))
+    except OSError as error:
+        raise InvalidArgument(f"a file of TLS cannot be read: {error}", reason="OPTIONS_INVALID") from error
+    return grpc.ssl_channel_credentials(roots, own_key, own)
+
+
+def is_local(address: str) -> bool:
+    """Whether what is sent to an address stays on this host: the loopback, or a Unix domain socket."""
+    if address.startswith(("unix:", "unix-abstract:")):
+        return True
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def addresses_of(address: str | Iterable[str]) -> tuple[str, ...]:
