@@ -33,7 +33,7 @@ NPU_MOUNTS = {
 """What of the host's driver a container needs, from the same chapter."""
 
 WORK = {"install", "proto", "release-protos", "check", "fix", "test", "test-contract", "fuzz", "image", "clean"}
-BENCHES = {"bench", "bench-peers", "bench-standing"}
+BENCHES = {"bench", "bench-peers", "bench-standing", "chaos", "soak", "overload"}
 KITS = {"test-clients", "client-go", "client-node", "client-java", "client-rust", "client-cpp"}
 USE = {"help", "serve", "demo", "demo-video", "load", "protoset", "perf-analyzer", "compat-tools"}
 TARGETS = WORK | BENCHES | KITS | USE

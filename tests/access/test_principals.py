@@ -36,8 +36,6 @@ def test_a_token_s_entry_holds_no_token_and_reads_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "shown", ["", "Bearer", "Bearer ", f"Basic {TOKEN}", TOKEN, f"Bearer {TOKEN}x", b"Bearer x", 7]
 )
-    "shown", ["", "Bearer", "Bearer ", f"Basic {TOKEN}", TOKEN, f"Bearer {TOKEN}x", b"Bearer x", 7]
-)
 def test_what_is_no_known_token(tmp_path: Path, shown: Any) -> None:
     with pytest.raises(Unauthenticated) as caught:
         directory(tmp_path, entry("a", TOKEN, [])).by_authorization(shown)

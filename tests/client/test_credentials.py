@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -32,9 +33,13 @@ def test_which_addresses_are_on_this_host(address: str, local: bool) -> None:
 
 def test_a_token_does_not_leave_the_host_in_plain_text() -> None:
     options = Options(token="secret")
-    for make in (Client, AsyncClient):
+
+    async def on_a_loop() -> None:
+        AsyncClient("127.0.0.1:1,10.0.0.1:1", options)
+
+    for make in (lambda: Client("127.0.0.1:1,10.0.0.1:1", options), lambda: asyncio.run(on_a_loop())):
         with pytest.raises(InvalidArgument) as caught:
-            make("127.0.0.1:1,10.0.0.1:1", options)
+            make()
         assert caught.value.reason == "TOKEN_NEEDS_TLS"
     Client("127.0.0.1:1", options).close()
     Client("10.0.0.1:1", Options(token="secret", credentials=tls())).close()

@@ -6,8 +6,7 @@ is bounded: results by the window, notices of dropped items by `_UNREAD`; the wi
 A result is assembled into bytes the moment the engine delivers it, because its views die then; what is ready together
 leaves in one message. Every item gets exactly one result; the summary counts them.
 
-With WAIT an item is read and held, not accepted, while there is no room, so a cancellation behind the last item that
-the window allows is still seen.
+With WAIT an item is read and held, not accepted, while there is no room: a cancellation behind it is still seen.
 """
 
 from __future__ import annotations
@@ -317,8 +316,7 @@ class StreamSession:
 
     def _hand_over(self) -> None:
         """Gives the engine what was accepted."""
-        items = self._group.take()
-        if not items:
+        if not (items := self._group.take()):
             return
         try:
             self._last_ticket = self._submit(items[0], self)
@@ -336,12 +334,12 @@ class StreamSession:
     def _answer_alone(self, item: Item, result: Result) -> None:
         """Answers an item that never became pending."""
         self._count(result, item.model, perf_counter())
-        messages = assemble_results([result], None)
+        entry = _Entry(None, messages=assemble_results([result], None))
         if self._in_order:
-            self._turns.append(_Entry(None, messages=messages))
+            self._turns.append(entry)
             self._put_in_order()
         else:
-            self._put_all([], messages)
+            self._put_all([], entry.messages or [])
 
     def _give_up(self, frame: Frame, reason: DropReason) -> None:
         ticket = self._waiting(frame)
@@ -391,12 +389,11 @@ class StreamSession:
 
     async def _tell_window(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         """Tells a window that has changed, however often it did, once."""
-        window = self.frames.max_items
-        if window != self._told_window:
-            self._told_window = window
-            if not self._reading_over:
-                notice = pb.StreamWindow(max_pending_items=window, max_pending_bytes=self.frames.max_bytes)
-                await context.write(pb.StreamInferResponse(window=notice).SerializeToString())
+        window, told = self.frames.max_items, self._told_window
+        self._told_window = window
+        if window != told and not self._reading_over:
+            notice = pb.StreamWindow(max_pending_items=window, max_pending_bytes=self.frames.max_bytes)
+            await context.write(pb.StreamInferResponse(window=notice).SerializeToString())
 
 
 def _frames(entries: Iterable[_Entry]) -> list[Frame]:
