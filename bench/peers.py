@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import statistics
 import subprocess
@@ -94,8 +95,9 @@ def latencies(report: dict[str, Any], peers: Sequence[str]) -> str:
     rows = []
     for size, found in report.items():
         p99 = found["p99_ms"]
-        cells = [f"{found['rate']:.0f}", *(f"{p99[name]:.2f}" for name in ("aclserve", *peers))]
-        rows.append([f"{size}, stream", *cells, f"{p99['aclserve'] / min(p99[peer] for peer in peers):.2f}"])
+        cells = [f"{p99[name]:.2f}" if name in p99 else "crashed" for name in ("aclserve", *peers)]
+        best = min((p99[peer] for peer in peers if peer in p99), default=math.nan)
+        rows.append([f"{size}, stream", f"{found['rate']:.0f}", *cells, f"{p99['aclserve'] / best:.2f}"])
     return table(["open loop", "requests/s", "ours: p99 ms", *peers, "of the best"], rows)
 
 
