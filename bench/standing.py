@@ -98,7 +98,7 @@ def main() -> int:
             starts.append(time.monotonic() - begin)
     step = 100_000
     grown: list[int] = []
-    image = np.zeros((1, 1, 8, 8), np.float32)
+    image = np.zeros((1, 8, 8), np.float32)
     with serving(repository) as server:
         process = psutil.Process(server.pid)
         time.sleep(1)

@@ -310,3 +310,15 @@ def test_an_om_under_another_name_is_recognised(tmp_path: Path) -> None:
     fields = json.loads(description.to_json())
     assert fields["om"]["tables"] == [[{"type": 0, "name": "model definition", "offset_bytes": 288, "size_bytes": 3}]]
     assert "onnx" not in fields
+
+
+def test_names_that_are_no_text_are_shown_all_the_same(tmp_path: Path) -> None:
+    node = helper.make_node("Relu", ["in_x"], ["y"])
+    inputs = [helper.make_tensor_value_info("in_x", TensorProto.FLOAT, ["rows"])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows"])]
+    data = helper.make_model(helper.make_graph([node], "g", inputs, outputs)).SerializeToString()
+    path = tmp_path / "model.onnx"
+    path.write_bytes(data.replace(b"in_x", b"in\xffx").replace(b"Relu", b"Rel\xfe"))
+    description = describe_file(path)
+    assert json.loads(description.to_json())["onnx"]["inputs"][0]["name"] == "in\ufffdx"
+    assert "Rel\ufffd" in format_text(description)

@@ -301,7 +301,8 @@ def test_a_port_in_use(models: Path, option: str) -> None:
 
 
 def test_a_host_that_is_not_this_one(models: Path) -> None:
-    check_refused(run("serve", *on_emulator(models, "--host", "192.0.2.1", "--insecure")), 1, "aclserve: --", "192.0.2.1")
+    refused = run("serve", *on_emulator(models, "--host", "192.0.2.1", "--insecure"))
+    check_refused(refused, 1, "aclserve: --", "192.0.2.1")
 
 
 def test_bad_options_are_told_all_at_once(models: Path, tmp_path: Path) -> None:

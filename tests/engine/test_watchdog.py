@@ -9,9 +9,7 @@ from aclserve_server.engine.watchdog import Key, Watchdog
 BATCH, CALL = ("a batch", 1), ("a call", 1)
 
 
-def look_until(
-    watchdog: Watchdog, seconds: float, *under_way: tuple[Key, int], start: float = 0.0
-) -> float:
+def look_until(watchdog: Watchdog, seconds: float, *under_way: tuple[Key, int], start: float = 0.0) -> float:
     """Looks at its own pace; when something hangs, or infinity where nothing does within the time."""
     for tick in range(int(seconds / watchdog.interval_s) + 1):
         now = start + tick * watchdog.interval_s

@@ -143,6 +143,7 @@ class Engine:
 
     async def scan(self, only: str | None = None, config: ModelConfig | None = None) -> list[Entry]:
         """What the repository holds, of all models or of one; `config` is used instead of that one's own."""
+
         def look() -> list[Entry]:
             self._threads.blocking.be_patient(LOAD_PATIENCE)  # disks may be slow
             return self._repository.scan(only, config)

@@ -73,15 +73,15 @@ def read_onnx(path: Path) -> OnnxFile:
     constants = [tensor for part in graphs for tensor in _constants(part)]
     nodes = [node for part in graphs for node in part.node]
     named = {tensor.name for tensor in graph.initializer} | {sparse.values.name for sparse in graph.sparse_initializer}
-    operators = Counter(f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in nodes)
+    operators = Counter(f"{_text(node.domain)}.{_text(node.op_type)}".removeprefix(".") for node in nodes)
     return OnnxFile(
-        graph_name=graph.name,
+        graph_name=_text(graph.name),
         ir_version=model.ir_version,
-        producer=model.producer_name,
-        producer_version=model.producer_version,
-        domain=model.domain,
+        producer=_text(model.producer_name),
+        producer_version=_text(model.producer_version),
+        domain=_text(model.domain),
         model_version=model.model_version,
-        opsets={entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
+        opsets={_text(entry.domain) or "ai.onnx": entry.version for entry in model.opset_import},
         inputs=tuple(_tensor(value) for value in graph.input if value.name not in named),
         outputs=tuple(_tensor(value) for value in graph.output),
         node_count=len(nodes),
@@ -89,8 +89,13 @@ def read_onnx(path: Path) -> OnnxFile:
         constant_count=len(constants),
         constant_bytes=sum(map(_size_bytes, constants)),
         external_bytes=sum(_size_bytes(tensor) for tensor in constants if _is_external(tensor)),
-        metadata={entry.key: entry.value for entry in model.metadata_props},
+        metadata={_text(entry.key): _text(entry.value) for entry in model.metadata_props},
     )
+
+
+def _text(value: str | bytes) -> str:
+    """A text of the file; protobuf gives bytes where it is not UTF-8, because ONNX is written in proto2."""
+    return value if isinstance(value, str) else value.decode("utf-8", "replace")
 
 
 def _graphs(graph: Any, depth: int) -> Iterator[Any]:
@@ -118,17 +123,17 @@ def _constants(graph: Any) -> Iterator[Any]:
 
 def _tensor(value: Any) -> OnnxTensor:
     if value.type.WhichOneof("value") != "tensor_type":
-        return OnnxTensor(value.name, _type_text(value.type, 0), None)
+        return OnnxTensor(_text(value.name), _type_text(value.type, 0), None)
     tensor = value.type.tensor_type
     shape = tuple(map(_axis, tensor.shape.dim)) if tensor.HasField("shape") else None
-    return OnnxTensor(value.name, _dtype_name(tensor.elem_type), shape)
+    return OnnxTensor(_text(value.name), _dtype_name(tensor.elem_type), shape)
 
 
 def _axis(axis: Any) -> int | str | None:
     kind = axis.WhichOneof("value")
     if kind == "dim_value":
         return int(axis.dim_value)
-    return str(axis.dim_param) or None
+    return _text(axis.dim_param) or None
 
 
 def _type_text(kind: Any, depth: int) -> str:
