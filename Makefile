@@ -12,7 +12,7 @@ IMAGE ?= aclserve
 # For demo-video: a video, several in quotes, and a model folder (MODEL/VERSION/model.onnx, config.pbtxt with `video.`).
 VIDEO ?=
 MODEL ?=
-# For fuzz: how long each of its targets runs.
+# For fuzz, chaos and overload: how long each part runs.
 SECONDS ?= 20
 # More arguments for pytest, serve, demo, bench, load or fuzz.
 ARGS ?=
@@ -25,7 +25,7 @@ KITS := client-go client-node client-java client-rust client-cpp
 
 .DEFAULT_GOAL := help
 .PHONY: help install proto protoset release-protos check fix test test-clients $(KITS)
-.PHONY: test-contract compat-tools serve demo demo-video bench bench-peers bench-standing load perf-analyzer fuzz image clean
+.PHONY: test-contract compat-tools serve demo demo-video bench bench-peers bench-standing load perf-analyzer fuzz chaos soak overload image clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "%-14s %s\n", $$1, $$2}' Makefile
