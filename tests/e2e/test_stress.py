@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import signal
 import subprocess
@@ -10,7 +11,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 from aclserve.errors import Cancelled
@@ -113,8 +113,7 @@ async def _sessions(up: Serving) -> int:
 @pytest.mark.slow
 def test_streams_cancellations_and_killed_clients_leave_nothing_behind(tmp_path: Path) -> None:
     put_model(tmp_path, "relu", elementwise("Relu"))
-    memory = psutil.Process()
-    resident: list[int] = []
+    blocks: list[int] = []
     with serving(tmp_path) as up:
         at_rest = up.emulator.ledger()
         for number in range(ROUNDS):
@@ -123,5 +122,8 @@ def test_streams_cancellations_and_killed_clients_leave_nothing_behind(tmp_path:
                 kill_a_client(up.address)
             wait_until_idle(up)
             assert up.emulator.ledger() == at_rest
-            resident.append(memory.memory_info().rss)
-    assert resident[-1] - resident[4] < 5 << 20, [size >> 10 for size in resident]
+            gc.collect()
+            blocks.append(sys.getallocatedblocks())
+    # Python's objects, which do not depend on what else this process has done. The rounds of the second half send
+    # 12,000 items: one object kept for each shows. Memory outside Python is the soak's matter (tests/chaos).
+    assert min(blocks[ROUNDS // 2 :]) - min(blocks[4 : ROUNDS // 2]) < 6000, blocks
