@@ -12,13 +12,11 @@ import argparse
 import asyncio
 import json
 import math
-import secrets
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -28,6 +26,7 @@ from google.protobuf import duration_pb2
 from aclserve.tensors import tensor_from_array
 from aclserve.v1 import memory_pb2, memory_pb2_grpc, tensor_pb2
 from aclserve.v1 import model_pb2 as pb
+from aclserve_client.shared_memory import SharedObject
 from aclserve_server.kserve import inference_pb2
 
 SHAPES = {
@@ -36,7 +35,11 @@ SHAPES = {
     "identity": (16,),
     "identity_image": (224, 224, 3),
     "identity_frame": (1080, 1920, 3),
+    "glance_frame": (1080, 1920, 3),
 }
+FRAMES = 64
+"""Places in shared memory that a load rotates through, so that no cache holds them all."""
+
 _OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 NATIVE, V2 = "/aclserve.v1.ModelService/", "/inference.GRPCInferenceService/"
 
@@ -75,40 +78,39 @@ class Tally:
 
 @dataclass(frozen=True)
 class Share:
-    """A region with places for the inputs and outputs of so many items in flight."""
+    """A region with places for the inputs and outputs of so many items, which load rotates through."""
 
     region_id: str
     lease: tuple[tuple[str, str], ...]
-    size_bytes: int
+    stride_bytes: int
 
     def place(self, number: int, output: bool) -> tensor_pb2.RegionSlice:
-        offset = (2 * number + output) * self.size_bytes
-        return tensor_pb2.RegionSlice(region_id=self.region_id, offset_bytes=offset, length_bytes=self.size_bytes)
+        offset = (2 * number + output) * self.stride_bytes
+        return tensor_pb2.RegionSlice(region_id=self.region_id, offset_bytes=offset)
 
 
 @contextmanager
 def shared(address: str, model: str, places: int) -> Iterator[Share]:
     """Shared memory that the server has opened, with an image in every input place."""
     image = image_of(model, 1)
-    key, size = f"/aclserve-bench-{secrets.token_hex(8)}", image.nbytes
-    path = Path("/dev/shm", key[1:])  # noqa: S108 (this is where such objects are)
-    path.write_bytes(b"".join(image.tobytes() + bytes(size) for _ in range(places)))
-    try:
+    size = -(-image.nbytes // 4096) * 4096
+    with closing(SharedObject(2 * size * places, sealed=True)) as memory_object:
+        memory_object.reserve(memory_object.size_bytes)
+        for number in range(places):
+            memory_object.view(2 * number * size, image.shape, image.dtype)[:] = image
         with grpc.insecure_channel(address) as channel:
             memory = memory_pb2_grpc.MemoryServiceStub(channel)
             lease = memory.CreateLease(memory_pb2.CreateLeaseRequest(ttl=duration_pb2.Duration(seconds=300))).lease
             metadata = (("aclserve-lease", lease.id),)
-            request = memory_pb2.RegisterRegionRequest(key=key, size_bytes=2 * size * places)
+            request = memory_pb2.RegisterRegionRequest(key=memory_object.key, size_bytes=2 * size * places)
             region = memory.RegisterRegion(request, metadata=metadata).region
             yield Share(region.id, metadata, size)
             memory.ReleaseLease(memory_pb2.ReleaseLeaseRequest(), metadata=metadata)
-    finally:
-        path.unlink()
 
 
 def image_of(model: str, number: int) -> np.ndarray[Any, Any]:
     random, shape = np.random.default_rng(number), (1, *SHAPES[model])
-    if model in ("identity_image", "identity_frame"):
+    if model in ("identity_image", "identity_frame", "glance_frame"):
         return random.integers(0, 256, shape, np.uint8)
     return random.random(shape, np.float32)
 
@@ -118,6 +120,8 @@ def item(model: str, number: int, share: Share | None = None) -> pb.InferItem:
     if share is None:
         return pb.InferItem(inputs=[tensor])
     tensor.region.CopyFrom(share.place(number, False))
+    if model == "glance_frame":  # its answer is small
+        return pb.InferItem(inputs=[tensor])
     return pb.InferItem(inputs=[tensor], outputs=[pb.OutputRequest(name="OUTPUT", region=share.place(number, True))])
 
 
@@ -176,7 +180,7 @@ async def stream(channel: grpc.aio.Channel, arguments: argparse.Namespace, tally
                 items=[item(arguments.model, number * arguments.pack + k, share) for k in range(arguments.pack)]
             )
         ).SerializeToString()
-        for number in range(8)
+        for number in range(FRAMES // arguments.pack if share else 8)
     ]
     room = asyncio.Semaphore(arguments.window)
     sent: list[float] = []
@@ -256,7 +260,7 @@ def main() -> None:
     arguments.share = None
     with ExitStack() as stack:
         if arguments.shared_memory:
-            arguments.share = stack.enter_context(shared(arguments.address, arguments.model, 8 * arguments.pack))
+            arguments.share = stack.enter_context(shared(arguments.address, arguments.model, FRAMES))
         tally = asyncio.run(run(arguments))
     latencies = np.array(tally.latencies or [0.0]) * 1e3
     print(

@@ -1,4 +1,5 @@
-"""The models of the benchmarks: a small CNN and a ResNet-50, both with random weights, and an identity.
+"""The models of the benchmarks: a small CNN and a ResNet-50, both with random weights, identities, and a
+model that answers with the first 64 bytes of a frame.
 
 All take `INPUT` [rows, ...] and give `OUTPUT` [rows, ...], axis 0 symbolic.
 """
@@ -85,6 +86,18 @@ def build(root: Path) -> None:
             graph = Graph(seed=0)
             graph.node("Identity", ["INPUT"], "OUTPUT")
             graph.save(path, kind, shape, shape)
+
+
+    path = root / "glance_frame" / "1" / "model.onnx"
+    if not path.is_file():
+        graph = Graph(seed=0)
+        flat = graph.node("Flatten", ["INPUT"])
+        first = helper.make_tensor("first", TensorProto.INT64, [1], [0])
+        last = helper.make_tensor("last", TensorProto.INT64, [1], [64])
+        axis = helper.make_tensor("axis", TensorProto.INT64, [1], [1])
+        graph.weights += [first, last, axis]
+        graph.node("Slice", [flat, "first", "last", "axis"], "OUTPUT")
+        graph.save(path, TensorProto.UINT8, [1080, 1920, 3], [64])
 
 
 def _cnn_small(graph: Graph) -> int:

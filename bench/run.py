@@ -38,6 +38,11 @@ CASES = {
     "6.2 MB, stream 1x4": ("identity_frame", "--mode stream --streams 1 --window 4"),
     "6.2 MB, KServe v2 stream 1x4": ("identity_frame", "--api v2 --mode stream --streams 1 --window 4"),
     "6.2 MB, shared memory, stream 1x4": ("identity_frame", "--mode stream --streams 1 --window 4 --shared-memory"),
+    "6.2 MB in, 64 B out, stream 1x4": ("glance_frame", "--mode stream --streams 1 --window 4"),
+    "6.2 MB in, 64 B out, shared memory, stream 1x4": (
+        "glance_frame",
+        "--mode stream --streams 1 --window 4 --shared-memory",
+    ),
 }
 SECONDS = {"resnet50": 10.0}
 BATCHES = {"cnn_small": (1, 4, 8, 16, 32), "resnet50": (1, 4, 8)}

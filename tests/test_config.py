@@ -50,6 +50,7 @@ OTHER = {
     "max_lease_ttl_s": "12",
     "max_upload_bytes": "2147483648",
     "system_shared_memory": "on",
+    "map_shared_memory": "off",
     "max_regions": "7",
     "emulator_run_mode": "host",
     "emulator_memory_bytes": "1 GiB",
@@ -71,6 +72,8 @@ def by_name(name: str) -> Option:
 def expected(name: str) -> object:
     special = {"1MiB": 1 << 20, "2kib": 2048, "2GiB": 2 << 30, "1 GiB": 1 << 30, "on": True, "off": False}
     text, kind = OTHER[name], by_name(name).kind
+    if kind is str:
+        return text
     if kind is tuple:
         return tuple(text.split(","))
     return special[text] if text in special else kind(text)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Generator
 from typing import Any
 
-from aclserve.errors import AclserveError, Cancelled, DeadlineExceeded, Unavailable
+from aclserve.errors import AclserveError, Cancelled, DeadlineExceeded, InvalidArgument, NotFound, Unavailable
 from aclserve.v1 import memory_pb2, model_pb2
 from aclserve_client import convert, data, rpcs, verbs
 from aclserve_client.options import UNTOUCHED, Options, SharedMemory
@@ -42,6 +42,7 @@ class Sharing:
         self._opening = False
         self._closed = False
         self._warned = False
+        self._seals = True  # until a server sees only what has a name
         self._refused: set[str] = set()
         self._leases: list[str] = []
         self._models: dict[tuple[str, int], data.ModelDescription] = {}
@@ -68,8 +69,22 @@ class Sharing:
             )
 
     def register(self, lease_id: str, ttl_s: float = 0) -> Steps[Share]:
-        """A region under a lease. Its object has no name any more when this ends, however it ends."""
-        memory = SharedObject(self._size_bytes)
+        """A region under a lease: sealed memory, or such as has a name where the server cannot see the former.
+
+        Its object has no name any more when this ends, however it ends.
+        """
+        if self._seals:
+            try:
+                return (yield from self._register(SharedObject(self._size_bytes, sealed=True), lease_id, ttl_s))
+            except (NotFound, InvalidArgument) as error:
+                if error.reason not in ("REGION_NOT_VISIBLE", "REGION_KEY_INVALID"):
+                    raise
+                logger.debug("the server cannot see sealed memory, so it has to copy: %s", error)
+        share = yield from self._register(SharedObject(self._size_bytes), lease_id, ttl_s)
+        self._seals = False
+        return share
+
+    def _register(self, memory: SharedObject, lease_id: str, ttl_s: float) -> Steps[Share]:
         try:
             request = memory_pb2.RegisterRegionRequest(
                 key=memory.key, size_bytes=memory.size_bytes, probe=memory.probe()

@@ -1,14 +1,15 @@
 """A shared-memory object of this process, and who has which part of it. No network here.
 
-The object has a name only until the server has opened it: then it is unlinked, and its memory is gone with the last
-process that maps it, however that one ends. `multiprocessing.shared_memory` is not used: its resource tracker unlinks
-objects of other processes.
+A sealed object never had a place in the file system; a plain one has a name only until the server has opened it. Its
+memory is gone with the last process that maps it, however that one ends. `multiprocessing.shared_memory` is not used:
+its resource tracker unlinks objects of other processes.
 """
 
 from __future__ import annotations
 
 import bisect
 import errno
+import fcntl
 import mmap
 import os
 import secrets
@@ -86,24 +87,36 @@ class Arena:
 
 
 class SharedObject:
-    """A POSIX shared-memory object made by this process, and mapped. Readable for this user only.
+    """A shared-memory object made by this process, and mapped. Readable for this user only. `key` is what the server
+    opens it by.
 
+    A `sealed` one (memfd_create) can never become shorter, so the server may use it where it lies; it has no place in
+    the file system, and the server finds it through this process. Other ones are POSIX shared memory.
     Its memory is reserved step by step as it is needed: on a full /dev/shm, writing unreserved memory would kill the
     process. Raises `FailedPrecondition`, reason SHARED_MEMORY_UNAVAILABLE, where there can be none.
     """
 
-    def __init__(self, size_bytes: int) -> None:
-        self.key = f"/aclserve-{secrets.token_hex(16)}"
+    def __init__(self, size_bytes: int, *, sealed: bool = False) -> None:
+        name = f"aclserve-{secrets.token_hex(16)}"
+        self.key = f"/{name}"
         self.size_bytes = size_bytes
-        self._path = FOLDER / self.key[1:]
+        self._path: Path | None = None
         self._reserved = 0
         self._file = -1
         try:
             if not FOLDER.is_dir():  # another kind of system, which may lack what follows
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._file = os.open(self._path, flags, 0o600)
+            if sealed:
+                self._file = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+                self.key = f"memfd:{os.getpid()}:{self._file}:{name}"
+            else:
+                self._path = FOLDER / name
+                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+                self._file = os.open(self._path, flags, 0o600)
             os.ftruncate(self._file, size_bytes)
+            if sealed:
+                os.fchmod(self._file, 0o600)
+                fcntl.fcntl(self._file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
             os.posix_fallocate(self._file, 0, min(size_bytes, mmap.PAGESIZE))
             self._map = mmap.mmap(self._file, size_bytes)
         except OSError as error:
@@ -138,8 +151,9 @@ class SharedObject:
         return np.ndarray(shape, dtype, self._map, offset)
 
     def unlink(self) -> None:
-        """Takes the object's name away; once is enough."""
-        self._path.unlink(missing_ok=True)
+        """Takes the object's name away, if it has one; once is enough."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Gives the memory up, and the name if there still is one. Mapped until the last view is gone."""

@@ -178,6 +178,13 @@ class Config:
         "the server's user may open",
         metavar="on|off",
     )
+    map_shared_memory: str = declare(
+        "auto",
+        "the device works in clients' shared memory where it lies, if that is sealed against shrinking; `auto`: on the "
+        "emulated device only, since AscendCL's documentation does not say whether models may run on such memory",
+        metavar="MODE",
+        choices=("auto", "on", "off"),
+    )
     max_regions: int = declare(
         256, "shared-memory regions that one owner may have registered at a time", minimum=1, maximum=1 << 16
     )

@@ -36,6 +36,7 @@ from aclserve_server.engine.engine import ControlMode, Engine
 from aclserve_server.engine.following import Follower
 from aclserve_server.engine.leases import MemoryLimits
 from aclserve_server.engine.loading import RunOptions, Threads
+from aclserve_server.engine.mapping import make_mapper
 from aclserve_server.engine.memory import MemoryManager
 from aclserve_server.engine.model_config import ModelConfig
 from aclserve_server.engine.regions import Regions
@@ -150,7 +151,8 @@ class Server:
         threads = self._threads(device)
         self.surrender.tell(self._lose)
         limits = _memory_limits(config)
-        self.regions = Regions(config.system_shared_memory, config.max_regions)
+        mapper = make_mapper(config.map_shared_memory, device, threads.calls, emulated=self._emulator is not None)
+        self.regions = Regions(config.system_shared_memory, config.max_regions, mapper=mapper)
         stack.callback(self.regions.close)
         self.memory = MemoryManager(device, threads.blocking, limits, ended=self.regions.end_owner)
         await self.memory.start()

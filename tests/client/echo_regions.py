@@ -18,6 +18,7 @@ class Regions:
         self._server = server
         self.enabled = enabled
         self.visible = True
+        self.sealed = True  # finds sealed memory, too
         self.held = {}
         self.used = []  # region, offset and length of each slice of each item, in order
         self.keys = []  # of all that were asked for
@@ -31,7 +32,14 @@ class Regions:
         try:
             if not self.visible:
                 raise FileNotFoundError
-            file = os.open(FOLDER + request.key, os.O_RDWR | os.O_NOFOLLOW)
+            if request.key.startswith("memfd:"):
+                _, process, number, name = request.key.split(":")
+                path = f"/proc/{process}/fd/{number}"
+                if not self.sealed or name not in os.readlink(path):
+                    raise FileNotFoundError
+                file = os.open(path, os.O_RDWR)
+            else:
+                file = os.open(FOLDER + request.key, os.O_RDWR | os.O_NOFOLLOW)
         except OSError:
             abort(context, errors.NotFound("the server sees no such object", reason="REGION_NOT_VISIBLE"))
         assert os.fstat(file).st_mode & 0o777 == 0o600

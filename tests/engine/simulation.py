@@ -21,6 +21,7 @@ class Ticket:
     stream: object = 0
     priority: int = 1
     waiting: bool = False
+    alone: bool = False
     closed: float | None = None
     started: float | None = None
     left: int = 0

@@ -17,7 +17,8 @@ from aclserve.errors import (
     ResourceExhausted,
 )
 from aclserve_server.engine.items import RegionSlice
-from aclserve_server.engine.regions import MAX_KEY_BYTES, MAX_NAME_BYTES, RegionPin, Regions
+from aclserve_server.engine.regions import MAX_NAME_BYTES, RegionPin, Regions
+from aclserve_server.engine.shared_objects import MAX_KEY_BYTES
 from shared_object import FOLDER, SharedObject, open_descriptors, shared_object
 
 CONTENT = bytes(range(256)) * 4

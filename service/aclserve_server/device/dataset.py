@@ -32,6 +32,7 @@ class Dataset(Owned):
         self._buffers = buffers
         self._sizes = sizes
         self._shapes: dict[int, tuple[int, ...]] = {}
+        self._short: set[int] = set()
 
     @classmethod
     def create(cls, library: Library, buffers: Iterable[tuple[int, int]]) -> Dataset:
@@ -67,10 +68,19 @@ class Dataset(Owned):
         """The shapes set with `set_shape`, by index."""
         return self._shapes
 
-    def update(self, index: int, address: int, size_bytes: int) -> None:
-        """Point one entry somewhere else; not while an execution uses the dataset."""
+    @property
+    def short(self) -> frozenset[int]:
+        """The entries that hold the next execution's gear and perhaps not the largest one."""
+        return frozenset(self._short)
+
+    def update(self, index: int, address: int, size_bytes: int, *, short: bool = False) -> None:
+        """Point one entry somewhere else; not while an execution uses the dataset.
+
+        `short`: there is room for the gear of the next execution only, which the caller has made sure of.
+        """
         self.library.aclUpdateDataBuffer(self._buffer(index), c_void_p(address or None), size_bytes)
         self._sizes[index] = size_bytes
+        (self._short.add if short else self._short.discard)(index)
         self.checked_for = None
 
     def set_shape(self, index: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:

@@ -22,6 +22,7 @@ from aclserve_server.device.loading import Judge, ModelMemory, ModelSource, no_o
 from aclserve_server.device.loss import Loss
 from aclserve_server.device.model import Model
 from aclserve_server.device.owned import Children, Owned
+from aclserve_server.device.registration import Registration
 from aclserve_server.device.runtime import RunMode, Runtime
 from aclserve_server.device.streams import Event, Stream
 
@@ -35,7 +36,7 @@ class Device(Owned):
     """A device in use by this process, through its default context.
 
     Every thread that makes further calls binds itself first with `bind_thread`. `close` may come from any thread; it
-    closes what is left in the order report threads, models, memory, events, streams.
+    closes what is left in the order report threads, models, memory, registrations, events, streams.
     """
 
     def __init__(self, runtime: Runtime, device_id: int, context: Context, soc_name: str) -> None:
@@ -43,7 +44,7 @@ class Device(Owned):
         self.runtime = runtime
         self.id = device_id
         self.soc_name = soc_name
-        self.children = Children("report", "model", "buffer", "event", "stream")
+        self.children = Children("report", "model", "buffer", "registration", "event", "stream")
         self.loss = Loss()
         self._context = context
         runtime.children.add("device", self)
@@ -138,6 +139,11 @@ class Device(Owned):
         """Pinned host memory of at least one byte."""
         self._require_open()
         return Buffer.on_host(self, size_bytes)
+
+    def register(self, pointer: int, size_bytes: int) -> Registration:
+        """Makes host memory of this process known to the device; `pointer` is a multiple of 4096."""
+        self._require_open()
+        return Registration.create(self, pointer, size_bytes)
 
     def adopt(self, address: int, size_bytes: int) -> Buffer:
         """Own device memory that AscendCL allocated, as `Dataset.take` hands it over."""

@@ -116,6 +116,8 @@ class Model(Owned):
         sizes = inputs.sizes_bytes
         _require_count("inputs", len(sizes), description.input_count)
         for index, info in zip(description.input_indices, description.inputs, strict=True):
+            if index in inputs.short:
+                continue
             needed = info.size_bytes
             if description.unknown_shape and -1 in info.shape:
                 needed = _given_bytes(info, inputs.given_shapes.get(index))
@@ -127,7 +129,9 @@ class Model(Owned):
         description = self.description
         sizes = outputs.sizes_bytes
         _require_count("outputs", len(sizes), len(description.outputs))
-        for size_bytes, info in zip(sizes, description.outputs, strict=True):
+        for index, (size_bytes, info) in enumerate(zip(sizes, description.outputs, strict=True)):
+            if index in outputs.short:
+                continue
             if not description.unknown_shape:
                 _require_bytes(f"output {info.name!r}", size_bytes, info.size_bytes)
             elif size_bytes == 0 and not synchronous:

@@ -66,7 +66,7 @@ class Execution:
         """What a failure leaves: outputs full of poison, as far as their memory still lives."""
         memory = self._machine.memory
         for address, size in self.targets:
-            block = memory.block_at(address) if address is not None else None
+            block = memory.usable_at(address) if address is not None else None
             if block is not None and address is not None:
                 offset = address - block.address
                 memory.poison(block.pointer + offset, min(size, block.usable_bytes - offset))
@@ -150,7 +150,7 @@ class Execution:
         return gear
 
     def _pointer(self, what: str, address: int | None, size: int, need: int) -> tuple[int, Block]:
-        block = self._machine.memory.block_at(address) if address is not None else None
+        block = self._machine.memory.usable_at(address) if address is not None else None
         if block is None or address is None:
             raise Failure(status.RT_MODEL_EXECUTE, f"{what} is at {address or 0:#x}, which is not live device memory")
         offset = address - block.address

@@ -181,6 +181,10 @@ class AddressSpace:
             block = self._blocks[self._order[index]]
             return block if address < block.address + block.usable_bytes else None
 
+    def usable_at(self, address: int) -> Block | None:
+        """The live memory that a device may use under this address: its own, or registered host memory."""
+        return self.block_at(address) or (self.registered_at(address, 1) if self._config.unified else None)
+
     def registered_at(self, pointer: int, length: int) -> Block | None:
         """The registered block that holds a range of the caller's host memory."""
         with self.lock:

@@ -17,7 +17,7 @@ from aclserve_server.emulator.memory import AddressSpace, Block
 from aclserve_server.emulator.program import Program, ProgramStore
 from aclserve_server.emulator.runtime import Runtime
 
-BINDING_LIMIT = 128
+BINDING_LIMIT = 512
 _CONFLICT = "this model id (or its work memory) was executed twice at once without an order between the two"
 
 

@@ -8,7 +8,11 @@ from time import perf_counter_ns
 from aclserve.errors import AclserveError
 from aclserve_server.device.description import Gear
 from aclserve_server.engine.contract import Contract, RowContract, Ticket, output_bytes
-from aclserve_server.engine.slots import Slot
+from aclserve_server.engine.regions import RegionPin
+from aclserve_server.engine.slots import Lent, Slot
+
+ADDRESS_ALIGNMENT = 64
+"""What the addresses of a model's buffers are multiples of."""
 
 
 @dataclass(slots=True, eq=False)
@@ -16,7 +20,8 @@ class Batch:
     """Tickets on their way through a slot. Times are nanoseconds of `perf_counter_ns`.
 
     `error` is what all of them failed with; `errors` are those of single ones by their place, whose shared-memory
-    regions could not be read or written. `repeated` tells that its submission was made a second time.
+    regions could not be read or written. `repeated` tells that its submission was made a second time. `lent_inputs` and
+    `lent_outputs` are those, by index, that the device reads and writes in the client's own memory.
     """
 
     slot: Slot
@@ -39,6 +44,8 @@ class Batch:
     repeated: bool = False
     error: Exception | None = None
     errors: dict[int, AclserveError] = field(default_factory=dict)
+    lent_inputs: dict[int, Lent] = field(default_factory=dict)
+    lent_outputs: dict[int, Lent] = field(default_factory=dict)
     used_input_bytes: list[int] = field(default_factory=list)
     used_output_bytes: list[int] = field(default_factory=list)
 
@@ -48,7 +55,35 @@ def form(contract: Contract, slot: Slot, tickets: list[Ticket]) -> Batch:
     batch = _rows(contract, slot, tickets) if isinstance(contract, RowContract) else _whole(contract, slot, tickets[0])
     batch.used_input_bytes = _inline_input_bytes(batch)
     batch.used_output_bytes = _inline_output_bytes(batch)
+    if len(tickets) == 1 and tickets[0].region_pins and slot.marks is None:
+        _lend(batch, tickets[0])
     return batch
+
+
+def _lend(batch: Batch, ticket: Ticket) -> None:
+    """Lets the device work in the client's own memory where the item is the whole batch and its memory allows that."""
+    if ticket.rows != (batch.gear_rows or ticket.rows) or ticket.members is not None:
+        return
+    for index, part in enumerate(ticket.parts):
+        if part.region is not None and (lent := _lent(part.region, part.size_bytes)):
+            batch.lent_inputs[index] = lent
+            part.region.read_bytes += part.size_bytes
+    taken = list(batch.lent_inputs.values())
+    for wanted in ticket.outputs:
+        size = batch.output_sizes[0][wanted.index]
+        if wanted.region is None or not (lent := _lent(wanted.region, size)):
+            continue
+        if all(
+            lent.address + size <= other.address or other.address + other.size_bytes <= lent.address for other in taken
+        ):
+            batch.lent_outputs[wanted.index] = lent
+            taken.append(lent)
+            wanted.region.written_bytes += size
+
+
+def _lent(pin: RegionPin, size_bytes: int) -> Lent | None:
+    address = pin.device_address
+    return Lent(address, size_bytes) if address and size_bytes and not address % ADDRESS_ALIGNMENT else None
 
 
 def _rows(contract: RowContract, slot: Slot, tickets: list[Ticket]) -> Batch:
@@ -108,7 +143,7 @@ def pack(batch: Batch) -> None:
                 if part.size_bytes:
                     slot.copy_in(index, offsets[index], part.data)
                 part.data = None
-            elif part.region is not None:
+            elif part.region is not None and index not in batch.lent_inputs:
                 try:
                     slot.read_in(index, offsets[index], part.size_bytes, part.region)
                 except AclserveError as error:
@@ -117,8 +152,11 @@ def pack(batch: Batch) -> None:
 
 
 def writes_regions(batch: Batch) -> bool:
-    """Whether an output of the batch goes into a region."""
-    return any(wanted.region is not None for ticket in batch.tickets for wanted in ticket.outputs)
+    """Whether an output of the batch is to be copied into a region."""
+    lent = batch.lent_outputs
+    return any(
+        wanted.region is not None and wanted.index not in lent for ticket in batch.tickets for wanted in ticket.outputs
+    )
 
 
 def write_regions(batch: Batch) -> None:
@@ -130,7 +168,7 @@ def write_regions(batch: Batch) -> None:
     for at, ticket in enumerate(batch.tickets):
         offsets, sizes = batch.output_offsets[at], batch.output_sizes[at]
         for wanted in ticket.outputs:
-            if wanted.region is None or at in batch.errors or ticket.cancelled:
+            if wanted.region is None or wanted.index in batch.lent_outputs or at in batch.errors or ticket.cancelled:
                 continue
             start = offsets[wanted.index]
             try:

@@ -29,6 +29,12 @@ from aclserve_server.engine.slots import Slot
 
 log = logging.getLogger(__name__)
 
+_ALONE_BYTES = 1 << 20
+"""Items with so much in shared memory that the device can use make up a batch each."""
+
+_COPY_BYTES_PER_S = 4e9
+"""How fast memory is copied, about."""
+
 
 class BatchRunner(Runner):
     """Preallocated slots: models that batch rows, static models, and models with gears."""
@@ -93,6 +99,19 @@ class BatchRunner(Runner):
             return 0
         return 0 if queue.max_rows_per_stream or queue.max_queue_items else contract.max_rows // 4
 
+    def _goes_alone(self, ticket: Ticket) -> bool:
+        """Copies of so many bytes are spared, unless a full batch has turned out to save more than they cost."""
+        if ticket.rows > self._queue.max_rows or self.slots[0].marks is not None:
+            return False
+        pins = [part.region for part in ticket.parts] + [wanted.region for wanted in ticket.outputs]
+        size = sum(pin.length_bytes for pin in pins if pin is not None and pin.device_address)
+        if size < _ALONE_BYTES:
+            return False
+        one, full = self._queue.costs.of(ticket.rows), self._queue.costs.of(self._queue.max_rows)
+        if one is None or full is None:
+            return True
+        return one - full * ticket.rows / self._queue.max_rows <= size / _COPY_BYTES_PER_S
+
     def _running_tickets(self) -> Iterable[Ticket]:
         return [ticket for batch in self._batches for ticket in batch.tickets]
 
@@ -150,8 +169,14 @@ class BatchRunner(Runner):
         self._batches.add(batch)
         cost = self._queue.costs.of(batch.rows) or 0.0
         self._busy_until = max(self._busy_until, now) + cost / len(self._loads)
+        lent = batch.lent_inputs
         largest = max(
-            (part.size_bytes // ticket.items for ticket in batch.tickets for part in ticket.parts if part.pin is None),
+            (
+                part.size_bytes // ticket.items
+                for ticket in batch.tickets
+                for index, part in enumerate(ticket.parts)
+                if part.pin is None and index not in lent
+            ),
             default=0,
         )
         if largest <= self._inline_bytes:
@@ -164,7 +189,7 @@ class BatchRunner(Runner):
     def _top_up(self, tickets: list[Ticket]) -> None:
         """Gives what room is left to some items of the oldest ticket, where it stands for several and does not fit."""
         ticket = self._queue.oldest()
-        if ticket is None or ticket.members is None:
+        if ticket is None or ticket.members is None or tickets[0].alone:
             return
         room = self._queue.max_rows - sum(other.rows for other in tickets)
         count = room * ticket.items // ticket.rows

@@ -83,6 +83,7 @@ class BatchQueue(Generic[T]):
         self._deadlines: list[tuple[float, int, T]] = []
         self._sequence = 0
         self._gone = 0
+        self._alone = 0  # waiting tickets that make up a batch each
 
     @property
     def patient_rows(self) -> int:
@@ -122,6 +123,7 @@ class BatchQueue(Generic[T]):
         self._rate.learn(ticket.rows, ticket.received)
         self.rows += ticket.rows
         self.items += 1
+        self._alone += ticket.alone
         if ticket.deadline is not None:
             heappush(self._deadlines, (ticket.deadline, self._sequence, ticket))
 
@@ -153,11 +155,15 @@ class BatchQueue(Generic[T]):
             return False
         if self.rows >= self.max_rows or self.items >= self.max_items:
             return True
+        if self._alone and self._first().alone:
+            return True
         return idle and (self._due() <= now or not self._waiting_pays(now))
 
     def take(self) -> list[T]:
         """The next batch: at least one ticket. Call it only where one waits."""
         room = Room(self.max_rows, self.max_items)
+        if self._alone and (first := self._first()).alone:
+            room = Room(first.rows, 1)
         batch: list[T] = []
         taken: dict[Hashable, int] = {}
         turns = [level.first() for level in self._levels]
@@ -213,6 +219,7 @@ class BatchQueue(Generic[T]):
         ticket.waiting = False
         self.rows -= ticket.rows
         self.items -= 1
+        self._alone -= ticket.alone
         self._levels[ticket.priority].forget(ticket)
         self._gone += 1
         if not self.items or self._gone > self.items + _SLACK:
@@ -231,6 +238,10 @@ class BatchQueue(Generic[T]):
         """Priorities in order of service: the starved first, from low to high, then the others from high to low."""
         starved = [level for level in self._levels if level.passed_over >= STARVED]
         return starved + [level for level in reversed(self._levels) if level.passed_over < STARVED]
+
+    def _first(self) -> T:
+        """The ticket whose turn is next."""
+        return next(ticket for level in self._order() if (ticket := level.first()) is not None)
 
     def _oldest(self) -> T:
         while not self._arrivals[0][2].waiting:

@@ -16,7 +16,10 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Ticket(Protocol):
-    """What the queue needs to know of an item. The queue owns `waiting`."""
+    """What the queue needs to know of an item. The queue owns `waiting`.
+
+    One that is `alone` makes up a batch when its turn comes: it gains nothing from company, so it waits for none.
+    """
 
     rows: int
     received: float
@@ -24,6 +27,7 @@ class Ticket(Protocol):
     stream: Hashable
     priority: int
     waiting: bool
+    alone: bool
 
 
 T = TypeVar("T", bound=Ticket)

@@ -163,6 +163,7 @@ class AsyncLane:
         if marks is not None:
             stream.wait(marks.uploaded)
         gather(batch, partial(self._gather, slot))
+        slot.lend(batch.lent_inputs, batch.lent_outputs)
         self._model.set_gear(slot.input_set, batch.gear)
         if marks is not None:
             marks.executing.record(stream)
@@ -277,6 +278,7 @@ class SyncLane:
             if used and port.staging is not None:
                 self._device.copy(port.device, 0, port.staging, 0, used)
         gather(batch, self._device.copy)
+        slot.lend(batch.lent_inputs, batch.lent_outputs)
         self._model.set_gear(slot.input_set, batch.gear)
         self._model.execute(slot.input_set, slot.output_set)
         batch.executed_ns = perf_counter_ns()

@@ -2,9 +2,10 @@
 
     register -> in its owner's table -> name gone (unregister, the lease's end) -> last pin released -> object closed
 
-An object is opened once, when it is registered, and never mapped: a client that shortens an object kills whoever
-touches the rest of a mapping. Bytes move with `preadv` and `pwrite` straight between the object and a slot: one copy,
-during which other threads run. What a client has cut off meanwhile is a short read, and so the error of one item.
+An object is opened once, when it is registered. One that is sealed against shrinking is mapped and made known to the
+device (`mapping`), which then works where the client's bytes are, without a copy. Of others, bytes move with `preadv`
+and `pwrite` straight between the object and a slot: one copy, during which other threads run. What a client has cut off
+meanwhile is a short read, and so the error of one item.
 
 The registry belongs to the event loop. A pin's `read_into` and `write` may be called on any thread until its `release`,
 which belongs to the loop again.
@@ -18,12 +19,10 @@ from __future__ import annotations
 import logging
 import os
 import resource
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from aclserve.errors import (
-    AclserveError,
     AlreadyExists,
     FailedPrecondition,
     InvalidArgument,
@@ -33,16 +32,14 @@ from aclserve.errors import (
 )
 from aclserve_server.access.principal import scoped
 from aclserve_server.engine.items import RegionSlice
+from aclserve_server.engine.mapping import Mapper, Mapping
+from aclserve_server.engine.shared_objects import check_object, open_object
 
 log = logging.getLogger(__name__)
 
 MAX_NAME_BYTES = 256
-MAX_KEY_BYTES = 255
 MAX_PROBE_BYTES = 64
 
-_FOLDER = "/dev/shm"  # noqa: S108 (where shm_open keeps objects)
-_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-_RESERVED = "triton_python_backend_shm_region_"
 _OFF = "shared memory is off on this server; send the bytes, or start it with --system-shared-memory"
 
 
@@ -57,6 +54,7 @@ class Region:
     descriptor: int
     pins: int = 0
     gone: bool = False
+    mapping: Mapping | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +119,12 @@ class RegionPin:
             release(self, self._region)
 
     @property
+    def device_address(self) -> int:
+        """Where the device finds the range; 0 where it cannot."""
+        mapping = self._region.mapping
+        return mapping.device_address + self._start if mapping is not None and mapping.device_address else 0
+
+    @property
     def _start(self) -> int:
         return self._region.offset_bytes + self.slice.offset_bytes
 
@@ -143,11 +147,16 @@ class RegionPin:
 class Regions:
     """The regions of all owners: a lease's id, or "" for the clients that have none. Belongs to the event loop."""
 
-    def __init__(self, enabled: bool, max_per_owner: int, *, max_total: int | None = None) -> None:
-        """`max_total` bounds the open objects of all owners; None: half of the descriptors this process may have."""
+    def __init__(
+        self, enabled: bool, max_per_owner: int, *, max_total: int | None = None, mapper: Mapper | None = None
+    ) -> None:
+        """`max_total` bounds the open objects of all owners; None: a third of the descriptors this process may have,
+        of which a mapped object takes two. `mapper`: maps those that may be mapped; None: none is.
+        """
         self.enabled = enabled
         self._max_per_owner = max_per_owner
-        self._max_total = max_total or max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2, 1)
+        self._max_total = max_total or max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 3, 1)
+        self._mapper = mapper
         self._owners: dict[str, dict[str, Region]] = {}
         self._descriptors = 0
         self._pins = 0
@@ -175,7 +184,6 @@ class Regions:
                 f"a region's name has 1 to {MAX_NAME_BYTES} bytes; got {len(name)} characters",
                 reason="REGION_NAME_INVALID",
             )
-        plain = _plain_key(key)
         if size_bytes < 1:
             raise InvalidArgument("a region of 0 bytes was asked for; expected 1 or more", reason="SIZE_IS_ZERO")
         if len(probe) > min(MAX_PROBE_BYTES, size_bytes):
@@ -192,12 +200,15 @@ class Regions:
                 metadata={"region": name},
             )
         self._check_count(len(known))
-        region = Region(name, key, offset_bytes, size_bytes, _open(plain, key))
+        shared = open_object(key)
         try:
-            _check_object(region, probe)
+            check_object(shared, key, offset_bytes, size_bytes, probe)
         except BaseException:
-            os.close(region.descriptor)
+            os.close(shared.descriptor)
             raise
+        region = Region(name, key, offset_bytes, size_bytes, shared.descriptor)
+        if self._mapper is not None and shared.sealed:
+            region.mapping = self._mapper.map(shared.descriptor, offset_bytes + size_bytes)
         self._descriptors += 1
         self._owners.setdefault(scoped(owner), {})[name] = region
         return region
@@ -266,6 +277,8 @@ class Regions:
         """Forgets all regions."""
         for owner in list(self._owners):
             self.end_owner(owner)
+        if self._mapper is not None:
+            self._mapper.close()
         if self._pins:
             log.warning("%d ranges of shared memory are still in use at the end", self._pins)
 
@@ -304,6 +317,8 @@ class Regions:
     def _settle(self, region: Region) -> None:
         if region.gone and not region.pins:
             self._descriptors -= 1
+            if region.mapping is not None and self._mapper is not None:
+                self._mapper.unmap(region.mapping)
             os.close(region.descriptor)
 
 
@@ -313,66 +328,6 @@ def region_too_small(part: RegionSlice, available_bytes: int, need_bytes: int) -
         f"the output has {need_bytes} bytes, its range of region {part.name!r} {available_bytes}; give it a larger one",
         reason="REGION_TOO_SMALL",
         metadata={"region": part.name, "available_bytes": available_bytes, "needed_bytes": need_bytes},
-    )
-
-
-def _plain_key(key: str) -> str:
-    """The object's name without its slash."""
-    plain = key.removeprefix("/")
-    if plain in ("", ".", "..") or "/" in plain or "\0" in plain or len(os.fsencode(plain)) > MAX_KEY_BYTES:
-        raise InvalidArgument(
-            f"{key[:MAX_KEY_BYTES]!r} is no shared-memory object's name; expected what shm_open takes: a '/' and a "
-            f"name of at most {MAX_KEY_BYTES} bytes without a '/'",
-            reason="REGION_KEY_INVALID",
-        )
-    if plain.startswith(_RESERVED):
-        raise InvalidArgument(
-            f"objects whose name begins with {_RESERVED!r} are a server's own; choose another name",
-            reason="REGION_KEY_INVALID",
-        )
-    return plain
-
-
-def _open(plain: str, key: str) -> int:
-    """The object's descriptor. Why it cannot be opened is not told: a client learns nothing of what others have."""
-    try:
-        descriptor = os.open(f"{_FOLDER}/{plain}", _FLAGS)
-    except OSError as error:
-        log.debug("shared-memory object %r cannot be opened: %s", key, error)
-        raise _invisible(key) from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise _invisible(key)
-    return descriptor
-
-
-def _check_object(region: Region, probe: bytes) -> None:
-    """The range must lie inside the object, and begin with the probe."""
-    size = os.fstat(region.descriptor).st_size
-    if region.offset_bytes + region.size_bytes > size:
-        raise OutOfRange(
-            f"{region.size_bytes} bytes from offset {region.offset_bytes} were asked for; the object has {size} bytes",
-            reason="RANGE_OUTSIDE_REGION",
-            metadata={
-                "offset_bytes": region.offset_bytes,
-                "length_bytes": region.size_bytes,
-                "object_bytes": size,
-            },
-        )
-    if probe and os.pread(region.descriptor, len(probe), region.offset_bytes) != probe:
-        raise FailedPrecondition(
-            f"the object {region.key!r} that the server sees does not begin with the probe: it is another one than "
-            "yours; do client and server see the same shared memory?",
-            reason="REGION_DIFFERS",
-        )
-
-
-def _invisible(key: str) -> AclserveError:
-    return NotFound(
-        f"the server sees no shared-memory object {key[: MAX_KEY_BYTES + 1]!r} that it may open; it must run on the "
-        "client's host, see the client's shared memory (containers: with --ipc=host or alike), and be allowed to read "
-        "and write the object",
-        reason="REGION_NOT_VISIBLE",
     )
 
 

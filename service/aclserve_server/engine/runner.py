@@ -68,6 +68,7 @@ class Runner:
             join(ticket, item, item.company)
         ticket.owner = self
         ticket.queue_rows = self._queue.rows
+        ticket.alone = bool(ticket.region_pins) and self._goes_alone(ticket)
         try:
             self._refuse_if_hopeless(ticket)
             if not ticket.rows:
@@ -81,6 +82,10 @@ class Runner:
             self.account.refused(error.code_name, now, ticket.items)
             raise
         return ticket
+
+    def _goes_alone(self, ticket: Ticket) -> bool:
+        """Whether a ticket with tensors in shared memory is to have its batch to itself."""
+        return False
 
     def cancel(self, ticket: Ticket, reason: DropReason | None = None) -> bool:
         """Takes back an item that waits: True, and the caller sends the answer. One that runs is discarded.

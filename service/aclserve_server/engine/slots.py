@@ -7,9 +7,10 @@ datasets over them, and byte views through which rows enter and outputs leave. N
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,6 +36,13 @@ class Port:
     staging: Buffer | None
     view: memoryview
     array: np.ndarray[Any, np.dtype[np.uint8]]
+
+
+class Lent(NamedTuple):
+    """A range of a client's memory that the device can use where it lies."""
+
+    address: int
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +85,8 @@ class Slot:
             self.input_set = self._input_set(undo, description)
             ports = [(port.device.address, port.size_bytes) for port in self.outputs]
             self.output_set = undo.enter_context(Dataset.create(device.library, ports))
+            self._input_indices = description.input_indices
+            self._lent: dict[tuple[bool, int], Lent] = {}
             self.copy_stream: Stream | None = None
             self.marks: Marks | None = None
             if device.run_mode == "host":
@@ -103,6 +113,31 @@ class Slot:
         except BaseException:
             view[:] = bytes(size)
             raise
+
+    def lend(self, inputs: Mapping[int, Lent], outputs: Mapping[int, Lent]) -> None:
+        """Points inputs and outputs of the next execution at the clients' own memory, the others at the slot's.
+
+        Between two executions of the slot, on an ACL thread.
+        """
+        if not (inputs or outputs or self._lent):
+            return
+        wanted = {(True, index): lent for index, lent in inputs.items()}
+        wanted |= {(False, index): lent for index, lent in outputs.items()}
+        for place in self._lent.keys() - wanted.keys():
+            port = (self.inputs if place[0] else self.outputs)[place[1]]
+            self._point(place, Lent(port.device.address, port.size_bytes), short=False)
+            del self._lent[place]
+        for place, lent in wanted.items():
+            if self._lent.get(place) != lent:
+                self._point(place, lent, short=True)
+                self._lent[place] = lent
+
+    def _point(self, place: tuple[bool, int], lent: Lent, *, short: bool) -> None:
+        is_input, index = place
+        if is_input:
+            self.input_set.update(self._input_indices[index], lent.address, lent.size_bytes, short=short)
+        else:
+            self.output_set.update(index, lent.address, lent.size_bytes, short=short)
 
     def close(self) -> None:
         """Frees everything. Runs on an ACL thread; idempotent."""

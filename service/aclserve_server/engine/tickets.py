@@ -85,6 +85,7 @@ class Ticket:
 
     `drops` tells that its deadline is its stream's age limit: when it passes the item is dropped, which is no error.
     `patient` tells that it waits where the queue has no room, instead of being refused; while it does, it is `outside`.
+    `alone` tells that it makes up a batch, because the device can work in its client's own memory then.
     `pins` are the buffers' and put tickets in order (`hazards`), `region_pins` the regions' and do not.
     `payer` is the principal whose quota `paid` items count for until the release.
     `members` is None but for the ticket of several items, whose first one `item_id` and `capture_time` tell of.
@@ -108,6 +109,7 @@ class Ticket:
     drops: bool = False
     patient: bool = False
     outside: bool = False
+    alone: bool = False
     cancelled: bool = False
     pins: list[Pin] = field(default_factory=list)
     region_pins: list[RegionPin] = field(default_factory=list)
