@@ -87,7 +87,6 @@ def build(root: Path) -> None:
             graph.node("Identity", ["INPUT"], "OUTPUT")
             graph.save(path, kind, shape, shape)
 
-
     path = root / "glance_frame" / "1" / "model.onnx"
     if not path.is_file():
         graph = Graph(seed=0)
