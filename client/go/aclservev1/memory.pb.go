@@ -1735,7 +1735,7 @@ type Region struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Random; carries no meaning.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// The object's name, as given to shm_open.
+	// What it was opened by.
 	Key string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
 	// The region's first byte, counted from the object's.
 	OffsetBytes uint64 `protobuf:"varint,3,opt,name=offset_bytes,json=offsetBytes,proto3" json:"offset_bytes,omitempty"`
@@ -1813,7 +1813,9 @@ func (x *Region) GetPins() uint32 {
 
 type RegisterRegionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The object's name, as given to shm_open: a '/' and one name without a '/', such as "/frames".
+	// The object's name, as given to shm_open: a '/' and one name without a '/', such as "/frames". Or "memfd:PID:FD:NAME":
+	// what process PID made with memfd_create(NAME) and holds as FD, where NAME ends in 32 random hexadecimal digits; sealed
+	// with F_SEAL_SHRINK, the device can work in it where it lies.
 	Key         string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	OffsetBytes uint64 `protobuf:"varint,2,opt,name=offset_bytes,json=offsetBytes,proto3" json:"offset_bytes,omitempty"`
 	// 1 or more.
