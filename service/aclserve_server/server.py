@@ -192,7 +192,7 @@ class Server:
             self._emulator = Emulator(_emulated(config))
             self._resources.callback(self._emulator.close)
         if self._emulator is not None:
-            return Library.from_addresses("emulator", self._emulator.addresses())
+            return Library.from_addresses("emulator", self._emulator.addresses(), in_interpreter=True)
         return open_library(config.acl_library or None, os.environ)
 
     def _threads(self, device: Device) -> Threads:

@@ -36,7 +36,7 @@ class Library:
 
     How a result is judged (`Check` of its row): a status other than 0 and a NULL handle raise `AclError`; a text comes
     as a str copied at once, or None; a plain value comes as it is. An absent function raises `Unsupported` when called.
-    Any thread may call; AscendCL wants a current context in most calls. Calls release the GIL. A NULL callback is
+    Any thread may call; AscendCL wants a current context in most calls. Calls into C release the GIL. A NULL callback is
     an empty instance of its type, as in ``aclrtExceptionInfoCallback()``; a callback object must outlive its use in C.
     """
 
@@ -47,8 +47,13 @@ class Library:
     on_failure: Callable[[AclError], object]
     """Told of every checked call that fails, in its thread, before the error is raised. Must return at once."""
 
-    def __init__(self, path: str, addresses: Mapping[str, int], environment_hint: str = "") -> None:
-        """Bind every row that has an address. Raises one LibraryError that names all missing required functions."""
+    def __init__(
+        self, path: str, addresses: Mapping[str, int], environment_hint: str = "", *, in_interpreter: bool = False
+    ) -> None:
+        """Bind every row that has an address. Raises one LibraryError that names all missing required functions.
+
+        `in_interpreter`: the functions run in this interpreter, so that calls need not let it go before they begin.
+        """
         self.path = path
         self.environment_hint = environment_hint
         self.missing = frozenset(name for name in PROTOTYPES if not addresses.get(name))
@@ -60,16 +65,19 @@ class Library:
                 self._raw[name] = self._checked[name] = _absent(name, prototype.since)
             else:
                 judgement = self._judgement(name, prototype.check)
-                self._raw[name] = _bind(prototype, addresses[name])
-                self._checked[name] = _bind(prototype, addresses[name], judgement) if judgement else self._raw[name]
+                address = addresses[name]
+                bound = self._raw[name] = _bind(prototype, address, in_interpreter=in_interpreter)
+                if judgement is not None:
+                    bound = _bind(prototype, address, judgement, in_interpreter=in_interpreter)
+                self._checked[name] = bound
         self._tracing = False
         self.on_failure: Callable[[AclError], object] = lambda error: None
         self.__dict__.update(self._checked)
 
     @classmethod
-    def from_addresses(cls, path: str, addresses: Mapping[str, int]) -> Library:
+    def from_addresses(cls, path: str, addresses: Mapping[str, int], *, in_interpreter: bool = False) -> Library:
         """A library from C function addresses by name, kept valid by whoever made them. `path` is for messages."""
-        return cls(path, addresses)
+        return cls(path, addresses, in_interpreter=in_interpreter)
 
     def __getattr__(self, name: str) -> Function:
         # Only reached for names that are not in the table: every row is an attribute of the instance.
@@ -175,8 +183,11 @@ def _require(path: str, missing: frozenset[str], hint: str) -> None:
         )
 
 
-def _bind(prototype: Prototype, address: int, judgement: Judgement | None = None) -> Function:
-    function = ctypes.CFUNCTYPE(prototype.result, *prototype.arguments)(address)
+def _bind(
+    prototype: Prototype, address: int, judgement: Judgement | None = None, *, in_interpreter: bool = False
+) -> Function:
+    kind = ctypes.PYFUNCTYPE if in_interpreter else ctypes.CFUNCTYPE
+    function = kind(prototype.result, *prototype.arguments)(address)
     if judgement is not None:
         function.errcheck = judgement
     return function
