@@ -53,8 +53,9 @@ class Batch:
 def form(contract: Contract, slot: Slot, tickets: list[Ticket]) -> Batch:
     """Places the tickets' rows in a slot."""
     batch = _rows(contract, slot, tickets) if isinstance(contract, RowContract) else _whole(contract, slot, tickets[0])
-    batch.used_input_bytes = _inline_input_bytes(batch)
-    batch.used_output_bytes = _inline_output_bytes(batch)
+    if slot.staged:
+        batch.used_input_bytes = _inline_input_bytes(batch)
+        batch.used_output_bytes = _inline_output_bytes(batch)
     if len(tickets) == 1 and tickets[0].region_pins and slot.marks is None:
         _lend(batch, tickets[0])
     return batch

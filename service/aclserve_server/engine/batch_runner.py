@@ -169,22 +169,21 @@ class BatchRunner(Runner):
         self._batches.add(batch)
         cost = self._queue.costs.of(batch.rows) or 0.0
         self._busy_until = max(self._busy_until, now) + cost / len(self._loads)
-        lent = batch.lent_inputs
-        largest = max(
-            (
-                part.size_bytes // ticket.items
-                for ticket in batch.tickets
-                for index, part in enumerate(ticket.parts)
-                if part.pin is None and index not in lent
-            ),
-            default=0,
-        )
-        if largest <= self._inline_bytes:
+        if self._packs_inline(batch):
             pack(batch)
             if not lane.join(batch):
                 self._device_thread.submit(lambda: lane.enter(batch))
         else:
             self._device_thread.submit(lambda: pack_and_enter(batch, lane, self.finished))
+
+    def _packs_inline(self, batch: Batch) -> bool:
+        """Whether all tensors of a batch are small enough for the event loop to copy them."""
+        limit, lent = self._inline_bytes, batch.lent_inputs
+        for ticket in batch.tickets:
+            for index, part in enumerate(ticket.parts):
+                if part.size_bytes > limit * ticket.items and part.pin is None and index not in lent:
+                    return False
+        return True
 
     def _top_up(self, tickets: list[Ticket]) -> None:
         """Gives what room is left to some items of the oldest ticket, where it stands for several and does not fit."""
@@ -236,14 +235,21 @@ class BatchRunner(Runner):
         by_sink: dict[Sink, list[Result]] = {}
         now = perf_counter_ns()
         for index, ticket in enumerate(batch.tickets):
-            result = Result(ticket.item_id, ticket.capture_time, error=batch.errors.get(index))
-            if result.error is not None:
-                self.account.refused(result.error.code_name, ticket.received, ticket.items)
+            error = batch.errors.get(index)
+            if error is not None:
+                self.account.refused(error.code_name, ticket.received, ticket.items)
             if ticket.cancelled:
                 continue
-            if result.error is None:
-                result.outputs, result.timing = self._outputs(batch, index), timing(batch, index, now)
-            by_sink.setdefault(ticket.sink, []).extend(apart(ticket, result))
+            result = Result(ticket.item_id, ticket.capture_time, None, error)
+            if error is None:
+                result.outputs = self._outputs(batch, index)
+                if ticket.timed:
+                    result.timing = timing(batch, index, now)
+            results = [result] if ticket.members is None else apart(ticket, result)
+            if ticket.sink in by_sink:
+                by_sink[ticket.sink] += results
+            else:
+                by_sink[ticket.sink] = results
         for sink, results in by_sink.items():
             sink.deliver(results)
 
@@ -256,10 +262,13 @@ class BatchRunner(Runner):
             info = self.contract.outputs[at]
             shape = self.contract.output_shape(ticket, at)
             assert shape is not None
-            view = batch.slot.outputs[at].view[offsets[at] : offsets[at] + sizes[at]] if wanted.is_inline else None
-            if view is not None and info.channel_block:
+            if not wanted.is_inline:
+                outputs.append(wanted.placed(info, shape, None))
+                continue
+            view = batch.slot.outputs[at].view[offsets[at] : offsets[at] + sizes[at]]
+            if info.channel_block:
                 view = memoryview(nchw_from_nc1hwc0(view, info.dtype, shape, info.channel_block).tobytes())
-            outputs.append(wanted.placed(info, shape, view))
+            outputs.append(OutputTensor(info.name, info.dtype, shape, view))
         return outputs
 
     def _fail(self, batch: Batch, error: AclserveError) -> None:

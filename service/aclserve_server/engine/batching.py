@@ -74,6 +74,9 @@ class BatchQueue(Generic[T]):
         self.max_queue_items = max_queue_items
         self.max_delay = max_delay
         self.max_rows_per_stream = max_rows_per_stream
+        self.patient_rows = max(max_queue_rows // 2, max_rows)
+        """Up to how many waiting rows a ticket may join that would rather wait outside than be refused. The rest is for
+        those that cannot wait, so that bulk work never fills the queue."""
         self.costs = GearCosts(gears or [max_rows])
         self.rows = 0
         self.items = 0
@@ -84,14 +87,6 @@ class BatchQueue(Generic[T]):
         self._sequence = 0
         self._gone = 0
         self._alone = 0  # waiting tickets that make up a batch each
-
-    @property
-    def patient_rows(self) -> int:
-        """Up to how many waiting rows a ticket may join that would rather wait outside than be refused.
-
-        The rest is for those that cannot wait, so that bulk work never fills the queue.
-        """
-        return max(self.max_queue_rows // 2, self.max_rows)
 
     def has_patient_room(self, rows: int) -> bool:
         """Whether a ticket of so many rows may join now that would rather wait outside than be refused."""
@@ -161,6 +156,8 @@ class BatchQueue(Generic[T]):
 
     def take(self) -> list[T]:
         """The next batch: at least one ticket. Call it only where one waits."""
+        if self.rows <= min(self.max_rows, self.max_items) and not self._alone and not self.max_rows_per_stream:
+            return self._take_all()
         room = Room(self.max_rows, self.max_items)
         if self._alone and (first := self._first()).alone:
             room = Room(first.rows, 1)
@@ -175,6 +172,20 @@ class BatchQueue(Generic[T]):
             self._leave(ticket)
         for level, turn in zip(self._levels, turns, strict=True):
             level.passed_over = level.passed_over + 1 if turn is not None and turn.waiting else 0
+        return batch
+
+    def _take_all(self) -> list[T]:
+        """The next batch, where there is room for all that wait (a ticket has a row at least)."""
+        batch: list[T] = []
+        for level in reversed(self._levels):
+            if level.rows:
+                batch += level.drain()
+            level.passed_over = 0
+        for ticket in batch:
+            ticket.waiting = False
+        self.rows = self.items = self._gone = 0
+        self._arrivals.clear()
+        self._deadlines.clear()
         return batch
 
     def oldest(self) -> T | None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from aclserve_server.engine.items import Item, OutputTensor, Result, Timing
-from aclserve_server.engine.tickets import Member, Ticket
+from aclserve_server.engine.items import Item, OutputTensor, Result
+from aclserve_server.engine.tickets import Member, Part, Ticket
 
 _SAME_DEADLINE_S = 1e-3
 
@@ -21,6 +21,8 @@ def may_lead(item: Item) -> bool:
 
 def alike(leader: Item, item: Item) -> bool:
     """Whether an item may join one that may lead."""
+    if item.kind is not None and item.kind is leader.kind and item.timeout_s == leader.timeout_s:
+        return item.priority == leader.priority and item.model == leader.model and item.version == leader.version
     ours, theirs = leader.inputs, item.inputs
     if item.error is not None or item.outputs or len(ours) != len(theirs):
         return False
@@ -65,12 +67,13 @@ def split(ticket: Ticket, count: int) -> Ticket:
     members, items = ticket.members, ticket.items
     assert members is not None
     rows = ticket.rows // items
-    first = replace(ticket, rows=rows * count, members=members[:count], parts=[], waiting=False)
+    parts: list[Part] = []
+    first = replace(ticket, rows=rows * count, members=members[:count], parts=parts, waiting=False)
     ticket.members = members[count:]
     ticket.rows -= first.rows
     for part in ticket.parts:
         pieces, size = part.pieces or [], part.size_bytes // items
-        first.parts.append(replace(part, pieces=pieces[:count], size_bytes=size * count))
+        parts.append(replace(part, pieces=pieces[:count], size_bytes=size * count))
         part.pieces, part.size_bytes = pieces[count:], part.size_bytes - size * count
     ticket.item_id, ticket.capture_time = ticket.members[0].item_id, ticket.members[0].capture_time
     return first
@@ -100,28 +103,26 @@ def apart(ticket: Ticket, result: Result) -> list[Result]:
     count = len(members)
     rows = ticket.rows // count
     given, error, timing, dropped = result.outputs, result.error, result.timing, result.dropped
+    if given is not None and len(given) == 1 and (data := given[0].data) is not None:
+        output, size = given[0], len(data) // count
+        name, dtype, shape = output.name, output.dtype, (rows, *output.shape[1:])
+        return [
+            Result(
+                member.item_id,
+                member.capture_time,
+                [OutputTensor(name, dtype, shape, data[at * size : (at + 1) * size])],
+                None,
+                timing,
+                None,
+                at * rows,
+            )
+            for at, member in enumerate(members)
+        ]
     results = []
     for at, member in enumerate(members):
         outputs = None if given is None else [_piece(output, at, count, rows) for output in given]
-        results.append(
-            Result(member.item_id, member.capture_time, outputs, error, timing and _moved(timing, at * rows), dropped)
-        )
+        results.append(Result(member.item_id, member.capture_time, outputs, error, timing, dropped, at * rows))
     return results
-
-
-def _moved(timing: Timing, rows: int) -> Timing:
-    """The times of an item that lies some rows further on in the batch."""
-    return Timing(
-        timing.wait_ns,
-        timing.copy_in_ns,
-        timing.execute_ns,
-        timing.copy_out_ns,
-        timing.total_ns,
-        timing.batch_rows,
-        timing.gear_rows,
-        timing.position + rows,
-        timing.queue_rows,
-    )
 
 
 def _piece(output: OutputTensor, at: int, count: int, rows: int) -> OutputTensor:

@@ -50,14 +50,17 @@ class Contract:
         self._pin_region = pin_region
         self._fills = Fills()
         self.queue_policy = QueuePolicy()
+        self._input_names = [info.name for info in self.inputs]
         self._all_outputs = [Wanted(index) for index in range(len(self.outputs))]
         self._output_index = {info.name: index for index, info in enumerate(self.outputs)}
 
     def admit(self, item: Item, sink: Sink, now: float) -> Ticket:
         """The item's ticket; raises the `AclserveError` that tells what is wrong with it. Takes no time to speak of."""
-        ticket = Ticket(item.id, item.capture_time, sink, 1, [], self._all_outputs, now, None, sink)
-        ticket.priority = (item.priority or 2) - 1
+        ticket = Ticket(item.id, item.capture_time, sink, 1, (), self._all_outputs, now, None, sink)
+        if item.priority:
+            ticket.priority = item.priority - 1
         ticket.patient = item.patient
+        ticket.timed = item.timed
         if item.timeout_s is not None:
             ticket.deadline = now + item.timeout_s
         if item.max_age_s is not None and (ticket.deadline is None or now + item.max_age_s < ticket.deadline):
@@ -67,9 +70,7 @@ class Contract:
         if item.flow is not None:
             ticket.stream = item.flow
         inputs = item.inputs
-        if len(inputs) != len(self.inputs) or any(
-            given.name != info.name for given, info in zip(inputs, self.inputs, strict=True)
-        ):
+        if [given.name for given in inputs] != self._input_names:
             inputs = self._in_model_order(inputs)
         try:
             self._fit(ticket, inputs)
@@ -105,7 +106,7 @@ class Contract:
     def _in_model_order(self, inputs: list[Input]) -> list[Input]:
         if len(inputs) == 1 == len(self.inputs) and not inputs[0].name:
             return inputs
-        known = [info.name for info in self.inputs]
+        known = self._input_names
         by_name = {given.name: given for given in inputs}
         for given in inputs:
             if given.name not in known:
@@ -129,7 +130,7 @@ class Contract:
         return [by_name[name] for name in known]
 
     def _check_dtype(self, given: Input, info: TensorInfo) -> None:
-        if given.dtype is not info.dtype and given.dtype != info.dtype:
+        if given.dtype != info.dtype:
             raise InvalidArgument(
                 f"input {info.name!r} has type {given.dtype}, the model takes {info.dtype}; "
                 f"{dtype_fix(given.dtype, info.dtype)}",
@@ -153,11 +154,11 @@ class Contract:
             return Part(given.shape, 0, memoryview(b""))
         if given.buffer is not None:
             pin = self._pin(lease_id, given.buffer, size)
-            ticket.pins.append(pin)
+            ticket.pins += (pin,)
             return Part(given.shape, size, None, pin)
         assert given.region is not None
         region = self._pin_region(lease_id, given.region, size)
-        ticket.region_pins.append(region)
+        ticket.region_pins += (region,)
         return Part(given.shape, size, None, region=region)
 
     def _wanted(self, ticket: Ticket, requests: Sequence[OutputRequest], lease_id: str) -> list[Wanted]:
@@ -196,11 +197,11 @@ class Contract:
         need = 0 if shape is None else output_bytes(info, shape)
         if request.buffer is not None:
             pin = self._pin(lease_id, request.buffer, need, output=True)
-            ticket.pins.append(pin)
+            ticket.pins += (pin,)
             return Wanted(index, request.buffer, pin)
         assert request.region is not None
         region = self._pin_region(lease_id, request.region, need, output=True)
-        ticket.region_pins.append(region)
+        ticket.region_pins += (region,)
         return Wanted(index, region=region)
 
 
@@ -251,7 +252,8 @@ class RowContract(Contract):
     def _fit(self, ticket: Ticket, inputs: Sequence[Input]) -> None:
         rows = -1
         for given, info, row_shape in zip(inputs, self.inputs, self.row_shapes, strict=True):
-            self._check_dtype(given, info)
+            if given.dtype is not info.dtype:
+                self._check_dtype(given, info)
             shape = given.shape
             if not shape or shape[1:] != row_shape or shape[0] < 0:
                 raise _shape_mismatch(info, shape, (-1, *row_shape), ("rows", *row_shape))
@@ -296,7 +298,8 @@ class ShapeContract(Contract):
 
     def _fit(self, ticket: Ticket, inputs: Sequence[Input]) -> None:
         for given, info in zip(inputs, self.inputs, strict=True):
-            self._check_dtype(given, info)
+            if given.dtype is not info.dtype:
+                self._check_dtype(given, info)
         gear = self._by_shapes.get(tuple(given.shape for given in inputs))
         if gear is None:
             raise self._no_gear(inputs)
@@ -340,7 +343,8 @@ class FreeContract(Contract):
 
     def _fit(self, ticket: Ticket, inputs: Sequence[Input]) -> None:
         for given, info in zip(inputs, self.inputs, strict=True):
-            self._check_dtype(given, info)
+            if given.dtype is not info.dtype:
+                self._check_dtype(given, info)
             fits = len(given.shape) == len(info.shape) and all(
                 got >= 0 and want in (-1, got) for got, want in zip(given.shape, info.shape, strict=True)
             )

@@ -5,6 +5,9 @@ a scale that all flows of the level share. The flow furthest behind is next (sta
 flow with the earliest deadline is at most one batch of rows ahead of it: then that one is. So deadlines reorder
 within a batch's worth of rows, and no stream gains more than that by sending more, by asking for haste, or by leaving
 and coming back: its virtual time is kept until the level is empty. Within a stream the order of arrival holds.
+
+Who is next matters only where not all can be: tickets are sorted into flows when that is first asked, and a batch with
+room for everyone takes them as they came.
 """
 
 from __future__ import annotations
@@ -99,6 +102,7 @@ class Level(Generic[T]):
         self.passed_over = 0
         self._quantum = quantum_rows
         self._burst = max(quantum_rows // _TURNS, 1)
+        self._fresh: list[T] = []  # waiting tickets that are not in their flows yet
         self._flows: dict[Hashable, Flow[T]] = {}
         self._finished: dict[Hashable, float] = {}
         self._by_share: list[Entry] = []
@@ -108,21 +112,14 @@ class Level(Generic[T]):
 
     def add(self, ticket: T) -> None:
         """Appends a ticket to its stream's flow."""
-        flow = self._flows.get(ticket.stream)
-        if flow is None:
-            given = max(self._virtual, self._finished.pop(ticket.stream, 0.0))
-            flow = self._flows[ticket.stream] = Flow(given)
-        first = flow.head() is None
-        flow.tickets.append(ticket)
-        flow.rows += ticket.rows
+        self._fresh.append(ticket)
         self.rows += ticket.rows
         if ticket.deadline is not None:
             self.hasty_rows += ticket.rows
-        if first:
-            self._place(ticket.stream, flow)
 
     def forget(self, ticket: T) -> None:
         """A ticket of this level waits no more. When none does, all streams are equal again."""
+        self._settle()
         self.rows -= ticket.rows
         if ticket.deadline is not None:
             self.hasty_rows -= ticket.rows
@@ -130,12 +127,40 @@ class Level(Generic[T]):
         if flow is not None:
             flow.rows -= ticket.rows
         if not self.rows:
+            self._empty()
+
+    def drain(self) -> list[T]:
+        """Takes all that wait, in no order but that of each stream."""
+        drawn = [ticket for flow in self._flows.values() for ticket in flow.tickets if ticket.waiting]
+        drawn += self._fresh
+        self.rows = self.hasty_rows = 0
+        self._empty()
+        return drawn
+
+    def _empty(self) -> None:
+        if self._flows or self._finished:
             for container in (self._flows, self._finished, self._by_share, self._by_deadline):
                 container.clear()
             self._virtual = 0.0
+        self._fresh.clear()
+
+    def _settle(self) -> None:
+        """Sorts tickets into their flows, also the one that is being forgotten."""
+        for ticket in self._fresh:
+            flow = self._flows.get(ticket.stream)
+            if flow is None:
+                given = max(self._virtual, self._finished.pop(ticket.stream, 0.0))
+                flow = self._flows[ticket.stream] = Flow(given)
+            first = flow.head() is None
+            flow.tickets.append(ticket)
+            flow.rows += ticket.rows
+            if first and ticket.waiting:
+                self._place(ticket.stream, flow)
+        self._fresh.clear()
 
     def shrunk(self, ticket: T, rows: int, *, served: bool) -> None:
         """So many rows of a waiting ticket have left without it; `served`: into a batch, as its stream's share."""
+        self._settle()
         self.rows -= rows
         if ticket.deadline is not None:
             self.hasty_rows -= rows
@@ -147,6 +172,7 @@ class Level(Generic[T]):
 
     def first(self) -> T | None:
         """The ticket whose turn it is."""
+        self._settle()
         choice = self._next()
         return None if choice is None else self._flows[choice[0]].head()
 
@@ -157,6 +183,7 @@ class Level(Generic[T]):
         (0: no bound) passes too, but for its first ticket. A stream whose turn it is gives a few rows at once, so that
         what came in one message mostly leaves in one. `forget` follows for each ticket drawn.
         """
+        self._settle()
         drawn: list[T] = []
         passed: list[Hashable] = []
         while not room.full and (choice := self._next()) is not None:
@@ -188,6 +215,7 @@ class Level(Generic[T]):
 
         Its stream's own rows, and as many of each other stream; where its deadline can carry it, only hasty ones.
         """
+        self._settle()
         flow = self._flows.get(ticket.stream)
         own = 0 if flow is None else flow.rows
         others = len(self._flows) - (flow is not None)
@@ -200,6 +228,7 @@ class Level(Generic[T]):
 
     def sweep(self) -> None:
         """Lets go of tickets that left from behind others."""
+        self._settle()
         for stream, flow in list(self._flows.items()):
             flow.tickets = deque(ticket for ticket in flow.tickets if ticket.waiting)
             if not flow.tickets:

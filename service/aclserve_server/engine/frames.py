@@ -79,6 +79,10 @@ class FrameWindow:
 
     def arrive(self, frame: Frame) -> DropReason | None:
         """Accepts an item, giving up others where the policy says so; the reason where it is given up itself."""
+        if self.policy is Policy.WAIT:
+            self._frames[frame] = None
+            self.pending_bytes += frame.size_bytes
+            return None
         victims = self._victims(frame)
         if victims is None:
             return DropReason.NEWEST
@@ -97,8 +101,6 @@ class FrameWindow:
 
     def _victims(self, frame: Frame) -> list[Frame] | None:
         """What is to be given up for an item; None where it finds no room even so."""
-        if self.policy is Policy.WAIT:
-            return []
         victims: list[Frame] = []
         items, size = len(self._frames), self.pending_bytes
         latest = self.policy is Policy.LATEST_ONLY

@@ -79,7 +79,8 @@ class Item:
     `priority` is 1 (low), 2 (normal), 3 (high), or 0 where the item says nothing. After `max_age_s` seconds of waiting
     it is dropped, as its stream asked. A `patient` item waits where its model's queue has no room, others are refused.
     `company` are items that came in the same message and are alike (`engine.company`); they travel with this one.
-    `flow` is whose share of the device it takes; None: its sink's own.
+    `flow` is whose share of the device it takes; None: its sink's own. `timed`: its answer is to have its `timing`.
+    `kind`: items of the same one (None: of none) differ in id, times, bytes, and in what is set after they were read.
     """
 
     id: str = ""
@@ -96,6 +97,8 @@ class Item:
     patient: bool = False
     company: list[Item] | None = None
     flow: Hashable = field(default=None, kw_only=True)
+    timed: bool = field(default=True, kw_only=True)
+    kind: object = field(default=None, kw_only=True)
 
 
 class DropReason(IntEnum):
@@ -144,7 +147,9 @@ class OutputTensor:
 
 @dataclass(slots=True, eq=False)
 class Result:
-    """The one answer to an item: `outputs`, `error`, or `dropped`. `timing` is None where it never reached a batch."""
+    """The one answer to an item: `outputs`, `error`, or `dropped`. `timing` is None where it never reached a batch, or
+    was not asked for; items that travelled together share it, and `shift` is by how many rows this one lies further on.
+    """
 
     item_id: str
     capture_time: bytes = b""
@@ -152,3 +157,4 @@ class Result:
     error: AclserveError | None = None
     timing: Timing | None = None
     dropped: Dropped | None = None
+    shift: int = 0

@@ -274,9 +274,10 @@ class SyncLane:
 
     def _execute(self, batch: Batch) -> None:
         slot = batch.slot
-        for port, used in zip(slot.inputs, batch.used_input_bytes, strict=True):
-            if used and port.staging is not None:
-                self._device.copy(port.device, 0, port.staging, 0, used)
+        if slot.staged:
+            for port, used in zip(slot.inputs, batch.used_input_bytes, strict=True):
+                if used and port.staging is not None:
+                    self._device.copy(port.device, 0, port.staging, 0, used)
         gather(batch, self._device.copy)
         slot.lend(batch.lent_inputs, batch.lent_outputs)
         self._model.set_gear(slot.input_set, batch.gear)
@@ -297,6 +298,8 @@ def gather(batch: Batch, copy: Copy) -> None:
 
 def download(batch: Batch, copy: Copy) -> None:
     """Copies outputs to the host's staging, where memory is apart."""
+    if not batch.slot.staged:
+        return
     for port, used in zip(batch.slot.outputs, batch.used_output_bytes, strict=True):
         if used and port.staging is not None:
             copy(port.staging, 0, port.device, 0, used)

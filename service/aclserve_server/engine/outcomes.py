@@ -184,12 +184,14 @@ def timing(batch: Batch, index: int, now: int) -> Timing:
 
 def report(batch: Batch, code: str, now: int) -> BatchReport:
     """What a batch was, for those who count, without the items that failed alone; `now` in nanoseconds."""
-    tickets = [ticket for at, ticket in enumerate(batch.tickets) if at not in batch.errors]
+    tickets = batch.tickets
+    if batch.errors:
+        tickets = [ticket for at, ticket in enumerate(tickets) if at not in batch.errors]
     return BatchReport(
         batch.rows,
         max(batch.gear_rows - batch.rows, 0),
         code,
-        [moment for ticket in tickets for moment in [int(ticket.received * 1e9)] * ticket.items],
+        _moments(tickets),
         _captures(tickets),
         batch.closed_ns,
         max(batch.packed_ns - batch.closed_ns, 0) + batch.upload_ns,
@@ -199,9 +201,23 @@ def report(batch: Batch, code: str, now: int) -> BatchReport:
     )
 
 
+def _moments(tickets: Sequence[Ticket]) -> Sequence[int]:
+    """When each item came in."""
+    moments: list[int] = []
+    for ticket in tickets:
+        if ticket.members is None:
+            moments.append(int(ticket.received * 1e9))
+        else:
+            moments += [int(ticket.received * 1e9)] * len(ticket.members)
+    return moments
+
+
 def _captures(tickets: Sequence[Ticket]) -> Sequence[bytes]:
     """The capture times of all items, as they brought them; empty where none has one."""
-    captures = [
-        one.capture_time for ticket in tickets for one in ((ticket,) if ticket.members is None else ticket.members)
-    ]
+    captures: list[bytes] = []
+    for ticket in tickets:
+        if ticket.members is None:
+            captures.append(ticket.capture_time)
+        else:
+            captures += [member.capture_time for member in ticket.members]
     return captures if any(captures) else ()

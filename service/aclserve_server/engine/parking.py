@@ -21,7 +21,8 @@ class Parking:
         self._loop = loop
         self._expire = expire
         self._timers: dict[Ticket, asyncio.TimerHandle | None] = {}
-        self._for_room: dict[Ticket, None] = {}
+        self.for_room: dict[Ticket, None] = {}
+        """Those that wait for room, in order of arrival."""
 
     def __len__(self) -> int:
         return len(self._timers)
@@ -34,7 +35,7 @@ class Parking:
         self._timers[ticket] = timer
         ticket.parked = True
         if for_room:
-            self._for_room[ticket] = None
+            self.for_room[ticket] = None
             ticket.outside = True
 
     def remove(self, ticket: Ticket) -> bool:
@@ -44,17 +45,13 @@ class Parking:
         timer = self._timers.pop(ticket)
         if timer is not None:
             timer.cancel()
-        self._for_room.pop(ticket, None)
+        self.for_room.pop(ticket, None)
         ticket.parked = ticket.outside = False
         return True
 
     def tickets(self) -> list[Ticket]:
         """All that are parked, in order of arrival."""
         return list(self._timers)
-
-    def next_for_room(self) -> Ticket | None:
-        """The ticket that has waited longest for room."""
-        return next(iter(self._for_room), None)
 
     def _over(self, ticket: Ticket) -> None:
         self.remove(ticket)

@@ -70,7 +70,8 @@ class Runner:
         ticket.queue_rows = self._queue.rows
         ticket.alone = bool(ticket.region_pins) and self._goes_alone(ticket)
         try:
-            self._refuse_if_hopeless(ticket)
+            if ticket.deadline is not None and not ticket.drops:
+                self._refuse_if_hopeless(ticket)
             if not ticket.rows:
                 self._answer_empty(ticket)
             elif not ticket.pins or self._hazards.enter(ticket, self._unpark):
@@ -97,7 +98,7 @@ class Runner:
             return False
         self._release(ticket, failed=True)
         self.account.taken_back(ticket, reason)
-        if self._parking.next_for_room() is not None:
+        if self._parking.for_room:
             self._pump_soon()
         self._check_drained()
         return True
@@ -174,18 +175,18 @@ class Runner:
 
     def _enqueue(self, ticket: Ticket) -> None:
         """Queues a ticket; a patient one waits outside while there is no room, or others are there before it."""
-        if ticket.patient and (self._parking.next_for_room() is not None or not self._has_room(ticket)):
+        if ticket.patient and (self._parking.for_room or not self._queue.has_patient_room(ticket.rows)):
             self._parking.add(ticket, for_room=True)
         else:
             self._queue.add(ticket)
             self._pump_soon()
 
-    def _has_room(self, ticket: Ticket) -> bool:
-        return self._queue.has_patient_room(ticket.rows)
-
     def _let_in(self) -> None:
         """Queues those that wait outside, as far as there is room now."""
-        while (ticket := self._parking.next_for_room()) is not None and self._has_room(ticket):
+        while self._parking.for_room:
+            ticket = next(iter(self._parking.for_room))
+            if not self._queue.has_patient_room(ticket.rows):
+                break
             self._parking.remove(ticket)
             self._queue.add(ticket)
 
@@ -245,8 +246,9 @@ class Runner:
 
     def _refuse_if_hopeless(self, ticket: Ticket) -> None:
         """Refuses an item at once whose deadline will pass before its turn comes, by what was learned."""
-        if ticket.deadline is None or ticket.drops or not ticket.rows:
+        if not ticket.rows:
             return
+        assert ticket.deadline is not None
         wait = self._queue.predicted_wait(ticket, self._busy_s(ticket.received), self._lane_count())
         allowed = ticket.deadline - ticket.received
         if wait is not None and wait > allowed:

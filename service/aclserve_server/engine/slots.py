@@ -71,13 +71,15 @@ class Marks:
 class Slot:
     """One preallocated set of inputs and outputs. Used by one batch at a time.
 
-    `copies` counts calls of `copy_in` and `read_in`, the only ways by which a client's bytes reach a slot.
+    `staged` tells that host and device memory are apart. `copies` counts calls of `copy_in` and `read_in`, the only
+    ways by which a client's bytes reach a slot.
     """
 
     def __init__(self, device: Device, description: ModelDescription) -> None:
         """Allocates for the largest gear. Runs on an ACL thread."""
         self.copies = 0
         self.device = device
+        self.staged = device.run_mode == "host"
         with ExitStack() as undo:
             input_sizes, output_sizes = _sizes(description)
             self.inputs = [self._port(undo, *pair) for pair in zip(description.inputs, input_sizes, strict=True)]

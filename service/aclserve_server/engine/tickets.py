@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from aclserve_server.access.principal import Principal
@@ -88,6 +88,7 @@ class Ticket:
     `alone` tells that it makes up a batch, because the device can work in its client's own memory then.
     `pins` are the buffers' and put tickets in order (`hazards`), `region_pins` the regions' and do not.
     `payer` is the principal whose quota `paid` items count for until the release.
+    `timed` tells that its answer is to have its `timing`.
     `members` is None but for the ticket of several items, whose first one `item_id` and `capture_time` tell of.
     """
 
@@ -95,7 +96,7 @@ class Ticket:
     capture_time: bytes
     sink: Sink
     rows: int
-    parts: list[Part]
+    parts: Sequence[Part]
     outputs: Sequence[Wanted]
     received: float
     deadline: float | None
@@ -111,11 +112,12 @@ class Ticket:
     outside: bool = False
     alone: bool = False
     cancelled: bool = False
-    pins: list[Pin] = field(default_factory=list)
-    region_pins: list[RegionPin] = field(default_factory=list)
+    pins: tuple[Pin, ...] = ()
+    region_pins: tuple[RegionPin, ...] = ()
     members: list[Member] | None = None
     payer: Principal | None = None
     paid: int = 0
+    timed: bool = True
 
     @property
     def items(self) -> int:
@@ -124,16 +126,15 @@ class Ticket:
 
     def release(self) -> None:
         """Lets go of the message's bytes, of the clients' buffers and of their regions."""
-        self.parts = []
+        self.parts = ()
         if self.payer is not None:
             self.payer.items -= self.paid
             self.payer = None
-        pins, self.pins = self.pins, []
-        for pin in pins:
-            pin.release()
-        region_pins, self.region_pins = self.region_pins, []
-        for region_pin in region_pins:
-            region_pin.release()
+        if self.pins or self.region_pins:
+            held: tuple[Pin | RegionPin, ...] = (*self.pins, *self.region_pins)
+            self.pins = self.region_pins = ()
+            for pin in held:
+                pin.release()
 
 
 class PinFunction(Protocol):

@@ -53,17 +53,17 @@ Submit = Callable[[Item, "StreamSession"], Ticket]
 
 
 @dataclass(slots=True, eq=False)
-class _Entry:
+class _Entry(Frame):
     """An item that is not answered yet. `ticket` is None until the engine has admitted it.
 
-    In order of submission its answer waits here, as `messages`, until those before it have left; `frame` is None for an
-    item that never became pending.
+    In order of submission its answer waits here, as `messages`, until those before it have left; one that never became
+    `pending` is here only for its turn.
     """
 
-    frame: Frame | None
+    model: str = ""
     ticket: Ticket | None = None
     messages: list[bytes] | None = None
-    model: str = ""
+    pending: bool = True
 
 
 class StreamSession:
@@ -103,6 +103,7 @@ class StreamSession:
         self._turns: deque[_Entry] = deque()
         self._outbox: list[Message] = []
         self._unwritten = 0
+        self._in_order = False
         self._told_window = limits.max_items
         self._deadline: float | None = None
         self._last_accepted = ""
@@ -161,20 +162,25 @@ class StreamSession:
 
         A dropped item is not pending any more at once, others when their result is written.
         """
-        live = [result for result in results if result.item_id in self._entries]
-        for result in live:
-            entry = self._entries[result.item_id]
-            frame = entry.frame
-            self._count(result, entry.model, 0.0 if frame is None else frame.received)
-            if result.dropped is not None and frame is not None:
-                self.frames.leave(frame)
-        if self._in_order:
-            for result in live:
-                self._entries[result.item_id].messages = assemble_results([result], self._limits.max_message_bytes)
+        entries, in_order = self._entries, self._in_order
+        live: list[Result] = []
+        frames: list[Frame] = []
+        for result in results:
+            entry = entries.get(result.item_id) if in_order else entries.pop(result.item_id, None)
+            if entry is None:
+                continue
+            self._count(result, entry.model, entry.received)
+            if result.dropped is not None:
+                self.frames.leave(entry)
+            if in_order:
+                entry.messages = assemble_results([result], self._limits.max_message_bytes)
+            else:
+                live.append(result)
+                frames.append(entry)
+        if in_order:
             self._put_in_order()
         elif live:
-            entries = [self._entries.pop(result.item_id) for result in live]
-            self._put_all(_frames(entries), assemble_results(live, self._limits.max_message_bytes))
+            self._put_all(frames, assemble_results(live, self._limits.max_message_bytes))
 
     def _count(self, result: Result, model: str, received: float) -> None:
         if self._trace is not None:
@@ -188,17 +194,13 @@ class StreamSession:
             if result.timing is not None:
                 self.latencies_ns.append(result.timing.total_ns)
 
-    @property
-    def _in_order(self) -> bool:
-        return self.settings is not None and self.settings.in_order
-
     def _put_in_order(self) -> None:
         turns = self._turns
         while turns and turns[0].messages is not None:
             entry = turns.popleft()
-            if entry.frame is not None:
-                del self._entries[entry.frame.item_id]
-            self._put_all(_frames([entry]), entry.messages or [])
+            if entry.pending:
+                del self._entries[entry.item_id]
+            self._put_all([entry] if entry.pending else [], entry.messages or [])
 
     def _put_all(self, frames: list[Frame], messages: list[bytes]) -> None:
         for message in messages[:-1]:
@@ -250,14 +252,16 @@ class StreamSession:
                 reason="STREAM_NOT_CONFIGURED",
             )
         elif isinstance(request, list):
+            now = perf_counter()
             for item in request:
                 while self._must_wait() and not self._going_away:
                     self._hand_over()
                     self._room.clear()
                     await self._room.wait()
+                    now = perf_counter()
                 if self._going_away:
                     break
-                self._accept(item, self.settings)
+                self._accept(item, self.settings, now)
             self._hand_over()
         else:
             self._cancel(request.ids)
@@ -270,6 +274,7 @@ class StreamSession:
             )
         limits = self._limits
         settings = self.settings = settings_from_proto(config, limits.max_items, limits.max_bytes)
+        self._in_order = settings.in_order
         self.frames.policy = POLICIES[settings.policy]
         self.frames.max_items = min(settings.max_items, self._share)
         self.frames.max_bytes = settings.max_bytes
@@ -277,29 +282,32 @@ class StreamSession:
         ready = settings.ready(self._told_window, limits.max_message_bytes)
         self._put(None, pb.StreamInferResponse(ready=ready).SerializeToString())
 
-    def _accept(self, item: Item, settings: StreamSettings) -> None:
-        item.id = item.id or str(self.received)
+    def _accept(self, item: Item, settings: StreamSettings, now: float) -> None:
+        item_id = item.id = item.id or str(self.received)
         self.received += 1
         if not item.model:
             item.model, item.version = settings.model, item.version or settings.version
-        if item.id in self._entries:
+        if item_id in self._entries:
             self._refuse_duplicate(item)
             return
-        size = sum(tensor.data.nbytes for tensor in item.inputs if tensor.data is not None)
+        size = 0
+        for tensor in item.inputs:
+            if tensor.data is not None:
+                size += tensor.data.nbytes
         self.input_bytes += size
-        frame = Frame(item.id, size, perf_counter())
-        reason = self.frames.arrive(frame)
-        self._last_accepted = item.id
+        entry = _Entry(item_id, size, now, item.model)
+        reason = self.frames.arrive(entry)
+        self._last_accepted = item_id
         if reason is not None:
             self._observe(item.model, item.version).dropped(reason)
             self._answer_alone(item, Result(item.id, item.capture_time, dropped=Dropped(reason, 0)))
             return
-        self._entries[item.id] = entry = _Entry(frame, model=item.model)
-        if settings.in_order:
+        self._entries[item_id] = entry
+        if self._in_order:
             self._turns.append(entry)
         item.priority = item.priority or settings.priority
         if self._deadline is not None:
-            remaining = self._deadline - frame.received
+            remaining = self._deadline - now
             item.timeout_s = remaining if item.timeout_s is None else min(item.timeout_s, remaining)
         item.max_age_s = settings.max_age_s
         item.patient = self.frames.policy is Policy.WAIT
@@ -334,7 +342,7 @@ class StreamSession:
     def _answer_alone(self, item: Item, result: Result) -> None:
         """Answers an item that never became pending."""
         self._count(result, item.model, perf_counter())
-        entry = _Entry(None, messages=assemble_results([result], None))
+        entry = _Entry(item.id, 0, 0.0, messages=assemble_results([result], None), pending=False)
         if self._in_order:
             self._turns.append(entry)
             self._put_in_order()
@@ -349,7 +357,7 @@ class StreamSession:
     def _cancel(self, ids: Iterable[str]) -> None:
         for item_id in ids:
             entry = self._entries.get(item_id)
-            ticket = None if entry is None or entry.frame is None else self._waiting(entry.frame)
+            ticket = None if entry is None else self._waiting(entry)
             answer = None if ticket is None or ticket.owner is None else ticket.owner.take_back(ticket, item_id)
             if answer is not None:
                 self.deliver([answer])
@@ -357,7 +365,7 @@ class StreamSession:
     def _waiting(self, frame: Frame) -> Ticket | None:
         """The ticket of an item that has not begun to execute."""
         entry = self._entries.get(frame.item_id)
-        ticket = None if entry is None or entry.frame is not frame else entry.ticket
+        ticket = None if entry is not frame else entry.ticket
         return ticket if ticket is not None and (ticket.waiting or ticket.parked) else None
 
     async def _send(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
@@ -394,7 +402,3 @@ class StreamSession:
         if window != told and not self._reading_over:
             notice = pb.StreamWindow(max_pending_items=window, max_pending_bytes=self.frames.max_bytes)
             await context.write(pb.StreamInferResponse(window=notice).SerializeToString())
-
-
-def _frames(entries: Iterable[_Entry]) -> list[Frame]:
-    return [entry.frame for entry in entries if entry.frame is not None]

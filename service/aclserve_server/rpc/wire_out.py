@@ -53,7 +53,7 @@ def assemble_infer_response(result: Result) -> bytes:
     if result.error is not None:
         raise result.error
     fragments: _Fragments = []
-    _add_result(fragments, result, False)
+    _add_result(fragments, result, _times(result.timing), False)
     return b"".join(fragments)
 
 
@@ -65,9 +65,13 @@ def assemble_results(results: Sequence[Result], max_bytes: int | None = None) ->
     messages: list[bytes] = []
     fragments: _Fragments = [b""]
     total = 0
+    times, timing = b"", None
     for result in results:
+        if result.timing is not timing:
+            timing = result.timing
+            times = _times(timing)
         at = len(fragments)
-        size = _add_result(fragments, result, True)
+        size = _add_result(fragments, result, times, True)
         if total and max_bytes is not None and total + size + _MAX_LIST_HEAD > max_bytes:
             following = fragments[at:]
             del fragments[at:]
@@ -91,14 +95,14 @@ def varint(value: int) -> bytes:
     return encode_varint(value)
 
 
-def _add_result(fragments: _Fragments, result: Result, listed: bool) -> int:
+def _add_result(fragments: _Fragments, result: Result, times: bytes, listed: bool) -> int:
     """Appends an InferResult (or an InferResponse, which equals it); returns its size.
 
-    `listed`: with the tag and the length it has within a list.
+    `times` begins its timing, if it has one. `listed`: with the tag and the length it has within a list.
     """
     raw_id = result.item_id.encode()
     front = b"\x0a" + varint(len(raw_id)) + raw_id if raw_id else b""
-    tail = b"" if result.timing is None else _timing(result.timing)
+    tail = b"" if result.timing is None else _timing(times, result.timing, result.shift)
     captured = result.capture_time
     if captured:
         tail += b"\x2a" + varint(len(captured)) + captured
@@ -107,16 +111,16 @@ def _add_result(fragments: _Fragments, result: Result, listed: bool) -> int:
         tail += b"\x32" + varint(len(notice)) + notice
     outputs = result.outputs
     between: _Fragments = []
-    if result.error is not None:
-        error = _error(result.error)
-        front += b"\x1a" + varint(len(error)) + error
-        size = len(front) + len(tail)
-    elif outputs is not None and len(outputs) == 1 and (data := outputs[0].data) is not None:
+    if outputs is not None and len(outputs) == 1 and (data := outputs[0].data) is not None:
         output = outputs[0]
         head = _head(output.name, output.dtype, output.shape, data)
         size = len(front) + head.single_size + len(tail)
         front += head.single
         between.append(data)
+    elif result.error is not None:
+        error = _error(result.error)
+        front += b"\x1a" + varint(len(error)) + error
+        size = len(front) + len(tail)
     else:
         size = len(front) + len(tail)
         if outputs is not None:
@@ -198,28 +202,29 @@ def _place(tag: bytes, name: str, offset_bytes: int, length_bytes: int) -> bytes
     return tag + varint(len(body)) + body
 
 
-def _timing(timing: Timing) -> bytes:
-    """The `timing` field. Items of one batch share the device's times, and the places in batches recur."""
+def _times(timing: Timing | None) -> bytes:
+    """The times of a `timing` field. Items of one batch share the device's."""
+    if timing is None:
+        return b""
     device = (timing.copy_in_ns, timing.execute_ns, timing.copy_out_ns)
     device_times = _device_times.get(device)
     if device_times is None:
         if len(_device_times) >= _MAX_REMEMBERED:
             _device_times.clear()
         _device_times[device] = device_times = _numbers(2, device)
-    place = (timing.batch_rows, timing.gear_rows, timing.position, timing.queue_rows)
+    wait, total = timing.wait_ns, timing.total_ns
+    return ((b"\x08" + varint(wait)) if wait else b"") + device_times + ((b"\x28" + varint(total)) if total else b"")
+
+
+def _timing(times: bytes, timing: Timing, shift: int) -> bytes:
+    """The `timing` field. Places in batches recur."""
+    place = (timing.batch_rows, timing.gear_rows, timing.position + shift, timing.queue_rows)
     rows = _places.get(place)
     if rows is None:
         if len(_places) >= _MAX_REMEMBERED:
             _places.clear()
         _places[place] = rows = _numbers(6, place)
-    wait, total = timing.wait_ns, timing.total_ns
-    body = (
-        ((b"\x08" + varint(wait)) if wait else b"")
-        + device_times
-        + ((b"\x28" + varint(total)) if total else b"")
-        + rows
-    )
-    return b"\x22" + _LOW[len(body)] + body
+    return b"\x22" + _LOW[len(times) + len(rows)] + times + rows
 
 
 def _numbers(first: int, values: Sequence[int]) -> bytes:

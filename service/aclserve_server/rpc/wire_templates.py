@@ -105,7 +105,9 @@ class Table:
                     captured = message[pos + capture[0] : pos + capture[1]] or EPOCH
                     if not is_plain(captured):
                         return None
-                return Item(item_id, model, version, inputs, outputs, seconds, captured, priority=priority)
+                return Item(
+                    item_id, model, version, inputs, outputs, seconds, captured, "", None, priority, kind=template
+                )
         return None
 
     def learn(self, message: bytes, origin: int, pos: int, end: int, item: Item) -> None:

@@ -94,14 +94,13 @@ class Inference:
             record = self._engine.find(item.model, item.version)
             if item.top_k:
                 check_classified(item)
-            if any(tensor.region is not None for tensor in item.inputs) or any(
-                wanted.region is not None for wanted in item.outputs
-            ):
+            if item.placed:
                 self._name_buffers(item)
         except AclserveError as error:
             self._engine.observer(item.model, item.version).answered(error.code_name)
             raise
         assert record.runner is not None
+        item.timed = self.tracing is not None
         return record, record.runner.submit(item, sink)
 
     def _name_buffers(self, item: V2Item) -> None:

@@ -113,12 +113,13 @@ class StreamSession:
 
     def deliver(self, results: list[Result]) -> None:
         """Takes results from the engine: assembles them now, sends them when it is their turn."""
+        entries, trace = self._entries, self._trace
         for result in results:
-            entry = self._entries.pop(result.item_id, None)
+            entry = entries.pop(result.item_id, None)
             if entry is None:
                 continue
-            if self._trace is not None:
-                self._trace.item(result, entry.item.model, entry.received)
+            if trace is not None:
+                trace.item(result, entry.item.model, entry.received)
             if result.error is None:
                 self._succeed(entry, result)
             else:
@@ -128,11 +129,11 @@ class StreamSession:
             self._wake.set()
 
     def _succeed(self, entry: _Entry, result: Result) -> None:
-        record = entry.record
+        item, record = entry.item, entry.record
         assert record is not None
         try:
-            result = shown(entry.item, record, result)
-            entry.message = assemble_stream_response(record.name, record.version, entry.item.client_id, result)
+            result = shown(item, record, result)
+            entry.message = assemble_stream_response(record.name, record.version, item.client_id, result)
             self.succeeded += 1
         except Exception as error:  # whatever it is: the request is owed an answer, and its neighbours theirs
             self._fail(entry, service_error(error))

@@ -144,6 +144,9 @@ class _Scan(ContentsWalk):
         if parameters:
             item.timeout_s, item.priority, item.empty_final = self.request_parameters(parameters)
         self.settle(item)
+        item.placed = any(given.region is not None for given in item.inputs) or any(
+            wanted.region is not None for wanted in item.outputs
+        )
         item.error = self.error
         if item.error is None and self.regular:
             REQUESTS.learn(message, item, self.ids, self.sources)

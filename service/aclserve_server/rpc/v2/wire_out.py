@@ -8,6 +8,7 @@ Everything here runs on one thread, the event loop's. A result's data is taken b
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,11 +61,22 @@ def assemble_infer_response(model: str, version: int, client_id: str, result: Re
 
 def assemble_stream_response(model: str, version: int, client_id: str, result: Result) -> bytes:
     """A `ModelStreamInferResponse` with the one and last answer to a request. Raises as `assemble_infer_response`."""
-    identity = _identity(model, version, client_id) + _FINAL
-    fragments: _Fragments = [b"", identity]
-    size = len(identity) + _add_outputs(fragments, result)
-    fragments[0] = b"\x12" + varint(size)
+    identity = _identity(model, version, client_id)
+    outputs = result.outputs
+    if outputs is not None and len(outputs) == 1 and (data := outputs[0].data) is not None:
+        head = _head(outputs[0], data)
+        front = _front(len(identity) + len(_FINAL) + len(head.both) + head.data_bytes)
+        return b"".join((front, identity, _FINAL, head.both, data))
+    fragments: _Fragments = [b"", identity, _FINAL]
+    size = len(identity) + len(_FINAL) + _add_outputs(fragments, result)
+    fragments[0] = _front(size)
     return b"".join(fragments)
+
+
+@lru_cache(1024)
+def _front(size: int) -> bytes:
+    """What precedes the answer in its message."""
+    return b"\x12" + varint(size)
 
 
 def assemble_stream_error(text: str, client_id: str, model: str = "", version: int = 0) -> bytes:

@@ -10,7 +10,7 @@ Templates hold copies of small stretches and never refer to a message. Everythin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,11 +34,14 @@ class V2Item(Item):
 
     `client_id` is the id it is answered with. `top_k` has how many classes are wanted of which outputs (None: of none);
     it may be shared between items: read only. `empty_final`: triton_enable_empty_final_response was asked for.
+    `placed`: a tensor of it lies in shared memory, or is to go there.
     """
 
     client_id: str = ""
     top_k: dict[str, int] | None = None
     empty_final: bool = False
+    placed: bool = False
+    timed: bool = field(default=False, kw_only=True)
 
 
 class KnownInput(NamedTuple):
@@ -80,6 +83,7 @@ class _Template(NamedTuple):
     priority: int
     top_k: dict[str, int] | None
     empty_final: bool
+    placed: bool
 
 
 _inputs: dict[bytes, KnownInput] = {}
@@ -123,6 +127,7 @@ class Table:
                 priority,
                 top_k,
                 empty_final,
+                placed,
             ) = template
             for start, constant in constants:
                 if not message.startswith(constant, start):
@@ -160,6 +165,7 @@ class Table:
                     client_id,
                     top_k,
                     empty_final,
+                    placed,
                 )
         return None
 
@@ -191,6 +197,7 @@ class Table:
             item.priority,
             item.top_k,
             item.empty_final,
+            item.placed,
         )
         if template.places:
             template = template._replace(outputs=[_copied(output) for output in item.outputs])
