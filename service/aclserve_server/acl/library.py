@@ -36,8 +36,9 @@ class Library:
 
     How a result is judged (`Check` of its row): a status other than 0 and a NULL handle raise `AclError`; a text comes
     as a str copied at once, or None; a plain value comes as it is. An absent function raises `Unsupported` when called.
-    Any thread may call; AscendCL wants a current context in most calls. Calls into C release the GIL. A NULL callback is
-    an empty instance of its type, as in ``aclrtExceptionInfoCallback()``; a callback object must outlive its use in C.
+    Any thread may call; AscendCL wants a current context in most calls. Calls into C release the GIL. A NULL callback
+    is an empty instance of its type, as in ``aclrtExceptionInfoCallback()``; a callback object must outlive its use
+    in C.
     """
 
     path: str

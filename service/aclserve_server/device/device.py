@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import ExitStack
 from ctypes import byref, c_size_t, c_void_p
+from mmap import mmap
 from typing import cast
 
 from aclserve.errors import NotFound, Unimplemented
@@ -140,10 +141,10 @@ class Device(Owned):
         self._require_open()
         return Buffer.on_host(self, size_bytes)
 
-    def register(self, pointer: int, size_bytes: int) -> Registration:
-        """Makes host memory of this process known to the device; `pointer` is a multiple of 4096."""
+    def register(self, memory: mmap) -> Registration:
+        """Makes mapped host memory of this process known to the device, until the result is closed."""
         self._require_open()
-        return Registration.create(self, pointer, size_bytes)
+        return Registration.create(self, memory)
 
     def adopt(self, address: int, size_bytes: int) -> Buffer:
         """Own device memory that AscendCL allocated, as `Dataset.take` hands it over."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ctypes import byref, c_void_p
+from ctypes import addressof, byref, c_char, c_void_p
+from mmap import mmap
 from typing import TYPE_CHECKING
 
 from aclserve_server.acl.types import DevicePtr, aclrtHostRegisterType
@@ -27,8 +28,9 @@ class Registration(Owned):
         device.children.add("registration", self)
 
     @classmethod
-    def create(cls, device: Device, pointer: int, size_bytes: int) -> Registration:
-        """Makes whole pages known: `pointer` is a multiple of 4096. Raises `AclError`."""
+    def create(cls, device: Device, memory: mmap) -> Registration:
+        """Makes mapped memory known. Raises `AclError`."""
+        pointer, size_bytes = addressof(c_char.from_buffer(memory)), len(memory)
         address = DevicePtr()
         kind = aclrtHostRegisterType.ACL_HOST_REGISTER_MAPPED
         device.library.aclrtHostRegister(c_void_p(pointer), size_bytes, kind, byref(address))

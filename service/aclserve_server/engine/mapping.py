@@ -7,7 +7,6 @@ Until it is attached, and where the device refuses it, bytes are copied instead:
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import mmap
 
@@ -31,9 +30,8 @@ class Mapping:
 
     def attach(self, device: Device) -> None:
         """Makes it known to the device; where that fails nothing is lost but the copies it would have spared."""
-        pointer = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
         try:
-            self._registration = device.register(pointer, self.size_bytes)
+            self._registration = device.register(self._map)
             self.device_address = self._registration.address
         except AclError as error:
             log.info("the device cannot use shared memory where it lies, it is copied: %s", error)
