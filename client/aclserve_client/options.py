@@ -47,8 +47,8 @@ class Options:
     retry_attempts: attempts at a read in all, the first one included. Only reads are tried again, only when the server
         is unavailable, and only within the call's deadline. (A client with several addresses also takes a call that no
         server has looked at to the next address.)
-    retry_backoff: the wait before the second attempt, doubled each time and varied by a fifth, where the server does not
-        name one (`RetryInfo` or `grpc-retry-pushback-ms`).
+    retry_backoff: the wait before the second attempt, doubled each time and varied by a fifth, where the server does
+        not name one (`RetryInfo` or `grpc-retry-pushback-ms`).
     service_config: a gRPC service config (JSON). Its `retryPolicy` counts for the methods that it names, instead of
         retry_attempts and retry_backoff, and its `retryThrottling` for all calls; gRPC follows the rest of it. Give
         a policy to methods only that may be executed twice.

@@ -1,8 +1,9 @@
 """When a failed call is made again: the rules of gRPC's service config and of the server's push-back. No network here.
 
 gRPC itself retries within one channel only, so the client counts for itself: its next attempt may go to another
-address. The rules are gRPC's (proposal A6): a policy for each method, waits that grow by a factor up to a bound and vary
-by a fifth, the server's `grpc-retry-pushback-ms` before them, and a budget that stops retries where most calls fail.
+address. The rules are gRPC's (proposal A6): a policy for each method, waits that grow by a factor up to a bound and
+vary by a fifth, the server's `grpc-retry-pushback-ms` before them, and a budget that stops retries where most calls
+fail.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ NEVER = Policy(1, 0.0, 0.0, 1.0, frozenset())
 
 
 class Budget:
-    """`retryThrottling`: each failure takes a token, each success gives a part of one back; below half, none retries."""
+    """`retryThrottling`: a failure takes a token, a success gives a part of one back; below half, none retries."""
 
     def __init__(self, max_tokens: float, ratio: float) -> None:
         self._most = self._tokens = max_tokens
