@@ -29,6 +29,12 @@ from chaos import keeper, life, overload, product, soak, storm  # noqa: E402
 
 Told = list[str]
 
+REFUSAL_S, HEALTH_S = 0.25, 0.25
+"""How long 99 of 100 refusals and health checks may take at the most, where clients share the machine with the server."""
+
+GROWTH_BYTES = 32 << 20
+"""How much more a server may hold under overload than at its peak."""
+
 
 def faults(options: argparse.Namespace, folder: Path) -> Told:
     """As much of the product of calls and codes as the time allows, in an order of the seed."""
@@ -120,6 +126,12 @@ def crowd(options: argparse.Namespace, folder: Path) -> Told:
     problems = []
     if over.per_second < 0.9 * peak.per_second:
         problems.append("goodput under overload is below 90 % of the peak")
+    if slow > REFUSAL_S:
+        problems.append(f"a refusal took {slow * 1e3:.0f} ms")
+    if health > HEALTH_S:
+        problems.append(f"a health check took {health * 1e3:.0f} ms")
+    if over.resident_bytes - peak.resident_bytes > GROWTH_BYTES:
+        problems.append("memory grew under overload")
     if over.without_retry:
         problems.append(f"{over.without_retry} refusals without a time to try again")
     return problems

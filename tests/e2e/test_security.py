@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -29,6 +28,7 @@ from aclserve_server.kserve import inference_pb2 as v2
 from aclserve_server.kserve import inference_pb2_grpc as v2_grpc
 from aclserve_server.rpc import health
 from aclserve_server.server import DESCRIPTORS
+from certificates import Files, peer_name
 from serving import Serving, elementwise, put_model, rows, serving
 
 TIMEOUT_S = 30
@@ -438,33 +438,6 @@ def test_regions_without_a_lease_are_each_principal_s_own(repository: Path, file
         Path(f"/dev/shm{key}").unlink()
 
 
-@dataclass(frozen=True)
-class Files:
-    """Certificates of one authority."""
-
-    folder: Path
-
-    def make(self, name: str, extra: str = "subjectAltName=IP:127.0.0.1") -> None:
-        command = f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN={name}"
-        command += f" -keyout {name}.key -out {name}.pem"
-        if name != "ca":
-            command += f" -CA ca.pem -CAkey ca.key -addext basicConstraints=critical,CA:FALSE -addext {extra}"
-        subprocess.run(command.split(), check=True, capture_output=True, cwd=self.folder, timeout=60)
-
-    def path(self, name: str) -> str:
-        return str(self.folder / name)
-
-    def read(self, name: str) -> bytes:
-        return (self.folder / name).read_bytes()
-
-    def credentials(self, client: str = "") -> grpc.ChannelCredentials:
-        if client:
-            return grpc.ssl_channel_credentials(
-                self.read("ca.pem"), self.read(f"{client}.key"), self.read(f"{client}.pem")
-            )
-        return grpc.ssl_channel_credentials(self.read("ca.pem"))
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     made = Files(tmp_path_factory.mktemp("certificates"))
@@ -488,22 +461,6 @@ def test_tls_and_its_reload(repository: Path, files: Files) -> None:
         for kind in ("key", "pem"):
             (files.folder / f"live.{kind}").write_bytes(files.read(f"next.{kind}"))
         assert peer_name(up.address, files) == "next"
-
-
-def peer_name(address: str, files: Files) -> str:
-    """Whose certificate a new connection sees."""
-    import socket
-    import ssl
-
-    context = ssl.create_default_context(cafile=files.path("ca.pem"))
-    context.set_alpn_protocols(["h2"])
-    host, port = address.split(":")
-    with (
-        socket.create_connection((host, int(port)), TIMEOUT_S) as plain,
-        context.wrap_socket(plain, server_hostname=host) as secure,
-    ):
-        subject: Any = secure.getpeercert()
-        return str(dict(part[0] for part in subject["subject"])["commonName"])
 
 
 def test_principals_of_client_certificates(repository: Path, files: Files, tmp_path: Path) -> None:

@@ -21,6 +21,10 @@ MAX_METADATA_BYTES = 16 << 10
 MAX_CONNECTION_CALLS = 4096
 """Calls of one connection at a time; a client's further ones wait in the client."""
 
+MAX_PENDING_CALLS = 4 * MAX_CONNECTION_CALLS
+"""Calls of all connections that have come and are not begun; from here on gRPC cancels more and more of them, without a
+word, and from twice as many all. Its own default, 1000, would hit one client with many calls."""
+
 _PROBE_MESSAGE_BYTES = 64 << 10
 
 
@@ -33,6 +37,8 @@ def make_server(max_message_bytes: int) -> grpc.aio.Server:
             ("grpc.max_metadata_size", MAX_METADATA_BYTES),
             ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
             ("grpc.max_concurrent_streams", MAX_CONNECTION_CALLS),
+            ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
+            ("grpc.server.max_pending_requests_hard_limit", 2 * MAX_PENDING_CALLS),
             ("grpc.so_reuseport", 0),
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
         ]

@@ -5,6 +5,7 @@ Everything a client sees of an error is bounded, so that it fits gRPC's limit on
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -78,7 +79,13 @@ def to_status(error: BaseException, code_of: CodeOf = code_of_category) -> statu
 async def abort(
     context: grpc.aio.ServicerContext[Any, Any], error: Exception, code_of: CodeOf = code_of_category
 ) -> NoReturn:
-    """Ends an RPC with an exception's status. What gRPC itself raised goes on as it is."""
+    """Ends an RPC with an exception's status. What gRPC itself raised goes on as it is.
+
+    Raises CancelledError where the client is gone in the middle of a message: gRPC would log a traceback for each, and
+    whoever closes connections could fill the log.
+    """
+    if _first(error, grpc.aio.InternalError) is not None:
+        raise asyncio.CancelledError from None
     own = _first(error, grpc.aio.BaseError)
     if own is not None:
         raise own
