@@ -30,7 +30,7 @@ from chaos import keeper, life, overload, product, soak, storm  # noqa: E402
 Told = list[str]
 
 REFUSAL_S, HEALTH_S = 0.25, 0.25
-"""How long 99 of 100 refusals and health checks may take at the most, where clients share the machine with the server."""
+"""How long 99 of 100 refusals and health checks may take at the most, with the clients on the same machine."""
 
 GROWTH_BYTES = 32 << 20
 """How much more a server may hold under overload than at its peak."""
