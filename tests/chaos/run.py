@@ -1,6 +1,6 @@
 """Chaos by hand and in `make chaos`: failures everywhere, and clients against a server that dies and hangs.
 
-    python -m tests.chaos.run faults [--seconds 120] [--codes class|all] [--seed N]
+    python -m tests.chaos.run faults [--seconds 120] [--codes class|behaviour|all] [--seed N]
     python -m tests.chaos.run storm [--seconds 120] [--seed N]
     python -m tests.chaos.run soak [--items 1000000]
     python -m tests.chaos.run overload [--seconds 10]
@@ -44,7 +44,8 @@ def faults(options: argparse.Namespace, folder: Path) -> Told:
     done = injected = 0
     try:
         sites = product.sites(loop, root)
-        cases = list(product.everything(sites) if options.codes == "all" else product.by_class(sites))
+        ways = {"class": product.by_class, "behaviour": product.by_behaviour, "all": product.everything}
+        cases = list(ways[options.codes](sites))
         random.Random(options.seed).shuffle(cases)
         end = time.monotonic() + options.seconds
         for case in cases:
@@ -150,7 +151,12 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="what to do; none: faults and storm")
     parser.add_argument("--seconds", type=float, default=120.0, help="how long each part lasts")
     parser.add_argument("--items", type=int, default=1_000_000, help="items of the soak")
-    parser.add_argument("--codes", choices=("class", "all"), default="class", help="one code of each class, or all")
+    parser.add_argument(
+        "--codes",
+        choices=("class", "behaviour", "all"),
+        default="class",
+        help="one code of each class, of each behaviour, or all",
+    )
     parser.add_argument("--seed", type=int, default=int(time.time()), help="what chance begins with")
     options = parser.parse_args()
     print(f"seed {options.seed}")
