@@ -10,7 +10,7 @@ import pytest
 from aclserve_server.rpc import status
 from e2e.raw import PRIVATE
 
-SENT = ("/etc/passwd", "/etc/models/relu", "/etc/x", "<model>/1/")
+SENT = ("/../..", "/etc/passwd", "/etc/models/relu", "/etc/x", "<model>/1/")
 """What looks like a path of the server: names that tests send, and a place in words."""
 
 
