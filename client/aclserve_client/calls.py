@@ -14,7 +14,8 @@ from google.protobuf.message import Message
 
 from aclserve.errors import AclserveError, FailedPrecondition, InvalidArgument, Unavailable
 from aclserve_client.errors import CallContext, error_from_rpc
-from aclserve_client.options import Deadline, Options, Retry, Timeout, addresses_of, is_local
+from aclserve_client.options import Deadline, Options, Timeout, addresses_of, is_local
+from aclserve_client.retries import NEVER, Retry, ServiceConfig, pushback_of, reads_policy
 from aclserve_client.rpcs import CREATE_LEASE, RELEASE_LEASE, RPCS, Step, Steps, T
 from aclserve_client.share_verbs import Sharing
 from aclserve_client.verbs import LEASE_KEY, Watch
@@ -56,6 +57,8 @@ class _CallerBase:
                 channel = grpc_module.secure_channel(one, credentials, arguments)
             self.endpoints.append(Endpoint(one, channel))
         self.sharing = Sharing(options)
+        self._config = ServiceConfig(options.service_config)
+        self._budget = self._config.budget()
         self._in_use = 0
         self._homes: dict[str, Endpoint] = {}
 
@@ -81,8 +84,13 @@ class _CallerBase:
             raise FailedPrecondition("the client is closed; make another one", reason="CLIENT_CLOSED")
 
     def _retry(self, step: Step, lease_id: str) -> Retry:
-        movable = not lease_id and isinstance(step.request, Message)
-        return Retry(self.options, is_read=step.rpc.is_read, elsewhere=len(self.endpoints) - 1 if movable else 0)
+        repeatable = isinstance(step.request, Message)
+        policy = self._config.policy(step.rpc.path) if repeatable else NEVER
+        if policy is None:
+            options = self.options
+            policy = reads_policy(options.retry_attempts, options.retry_backoff) if step.rpc.is_read else NEVER
+        elsewhere = len(self.endpoints) - 1 if repeatable and not lease_id else 0
+        return Retry(policy, elsewhere=elsewhere, budget=self._budget)
 
     def _failed(self, error: AclserveError, endpoint: Endpoint) -> None:
         if isinstance(error, Unavailable):
@@ -139,11 +147,12 @@ class Caller(_CallerBase):
                 )
                 answer = list(answer) if step.rpc.kind == "unary_stream" else answer
                 self._note(step, answer, endpoint, lease_id)
+                retry.succeeded()
                 return answer
             except grpc.RpcError as error:
                 translated = endpoint.translate(error, deadline.timeout)
                 self._failed(translated, endpoint)
-                delay = retry.delay_after(translated, deadline.remaining())
+                delay = retry.delay_after(translated, deadline.remaining(), _pushback(error))
                 if delay is None:
                     raise translated from error
             time.sleep(delay)
@@ -206,11 +215,12 @@ class AsyncCaller(_CallerBase):
                 call = endpoint.callables[step.rpc.path](step.request, timeout=deadline.remaining(), metadata=metadata)
                 answer = [part async for part in call] if step.rpc.kind == "unary_stream" else await call
                 self._note(step, answer, endpoint, lease_id)
+                retry.succeeded()
                 return answer
             except grpc.RpcError as error:
                 translated = endpoint.translate(error, deadline.timeout)
                 self._failed(translated, endpoint)
-                delay = retry.delay_after(translated, deadline.remaining())
+                delay = retry.delay_after(translated, deadline.remaining(), _pushback(error))
                 if delay is None:
                     raise translated from error
             await asyncio.sleep(delay)
@@ -230,6 +240,11 @@ class AsyncCaller(_CallerBase):
             raise translated from error
         finally:
             call.cancel()
+
+
+def _pushback(error: grpc.RpcError) -> float | None:
+    call: Any = error  # as in `errors.error_from_rpc`
+    return pushback_of(call.trailing_metadata())
 
 
 class Background:

@@ -267,6 +267,18 @@ class Limits:
     max_lease_buffers: int = 0
     max_metadata_bytes: int = 0
     max_connection_calls: int = 0
+    max_item_id_bytes: int = 0
+    max_item_inputs: int = 0
+    max_item_outputs: int = 0
+    max_dimensions: int = 0
+    max_text_bytes: int = 0
+    max_fill_bytes: int = 0
+    max_page_size: int = 0
+    max_region_name_bytes: int = 0
+    max_config_bytes: int = 0
+    max_load_parameters: int = 0
+    max_health_watchers: int = 0
+    min_lease_ttl_s: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from typing import Literal
 
 import grpc
 
-from aclserve.errors import AclserveError, InvalidArgument, Unavailable
+from aclserve.errors import InvalidArgument
+from aclserve_client.retries import ServiceConfig
 
 DEFAULT_ADDRESS = "127.0.0.1:8001"
 
@@ -46,7 +47,11 @@ class Options:
     retry_attempts: attempts at a read in all, the first one included. Only reads are tried again, only when the server
         is unavailable, and only within the call's deadline. (A client with several addresses also takes a call that no
         server has looked at to the next address.)
-    retry_backoff: the wait before the second attempt, doubled each time, where the server does not name one.
+    retry_backoff: the wait before the second attempt, doubled each time and varied by a fifth, where the server does
+        not name one (`RetryInfo` or `grpc-retry-pushback-ms`).
+    service_config: a gRPC service config (JSON). Its `retryPolicy` counts for the methods that it names, instead of
+        retry_attempts and retry_backoff, and its `retryThrottling` for all calls; gRPC follows the rest of it. Give
+        a policy to methods only that may be executed twice.
     resume_attempts: how often a stream with `resume=True` is opened again in a row, without an answer in between.
     resume_timeout: how long such a stream may be without a server; None for no limit. The first time it becomes ready
         within `timeout`, as any stream. The waits in between begin with `retry_backoff` and double up to 5 s, where the
@@ -75,6 +80,7 @@ class Options:
     max_message_bytes: int = 65 << 20
     retry_attempts: int = 3
     retry_backoff: float = 0.1
+    service_config: str = ""
     resume_attempts: int = 30
     resume_timeout: float | None = 120.0
     keepalive_time: float = 330.0
@@ -109,6 +115,7 @@ class Options:
             wrong.append("token must be printable ASCII without blanks")
         if wrong:
             raise InvalidArgument("; ".join(wrong), reason="OPTIONS_INVALID")
+        ServiceConfig(self.service_config)
 
     def seconds(self, timeout: Timeout) -> float | None:
         """The timeout of a call in seconds, or None for no limit."""
@@ -118,9 +125,11 @@ class Options:
         """The mode of a stream that names one or none."""
         return self.shared_memory if mode is None else replace(self, shared_memory=mode).shared_memory
 
-    def channel_arguments(self) -> list[tuple[str, int]]:
+    def channel_arguments(self) -> list[tuple[str, int | str]]:
         """gRPC's channel arguments. Connections are not shared between clients; gRPC itself does not retry."""
+        config = [("grpc.service_config", self.service_config)] if self.service_config else []
         return [
+            *config,
             ("grpc.max_send_message_length", self.max_message_bytes),
             ("grpc.max_receive_message_length", self.max_message_bytes),
             ("grpc.keepalive_time_ms", int(self.keepalive_time * 1000)),
@@ -183,30 +192,3 @@ class Deadline:
     def remaining(self) -> float | None:
         """Seconds left, 0 or more; None for no limit."""
         return None if self._end is None else max(0.0, self._end - self._clock())
-
-
-UNTOUCHED = frozenset({"CONNECTION_FAILED", "SERVER_GOING_AWAY"})
-"""Reasons of `Unavailable` which say that no server has looked at the call."""
-
-
-class Retry:
-    """Counts the attempts of one call and tells whether to try again. `elsewhere`: other addresses there are."""
-
-    def __init__(self, options: Options, *, is_read: bool, elsewhere: int = 0) -> None:
-        self._left = options.retry_attempts - 1 if is_read else 0
-        self._elsewhere = elsewhere
-        self._backoff = options.retry_backoff
-
-    def delay_after(self, error: AclserveError, remaining: float | None) -> float | None:
-        """Seconds to wait before the next attempt; None when the error is final."""
-        if not isinstance(error, Unavailable):
-            return None
-        if self._elsewhere > 0 and error.reason in UNTOUCHED:
-            self._elsewhere -= 1
-            return 0.0
-        delay = self._backoff if error.retry_delay is None else error.retry_delay
-        if self._left <= 0 or (remaining is not None and delay >= remaining):
-            return None
-        self._left -= 1
-        self._backoff *= 2
-        return delay

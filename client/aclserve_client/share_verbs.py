@@ -16,7 +16,8 @@ from typing import Any
 from aclserve.errors import AclserveError, Cancelled, DeadlineExceeded, InvalidArgument, NotFound, Unavailable
 from aclserve.v1 import memory_pb2, model_pb2
 from aclserve_client import convert, data, rpcs, verbs
-from aclserve_client.options import UNTOUCHED, Options, SharedMemory
+from aclserve_client.options import Options, SharedMemory
+from aclserve_client.retries import UNTOUCHED
 from aclserve_client.rpcs import Step, Steps
 from aclserve_client.shared_memory import SharedObject
 from aclserve_client.sharing import Placed, Share, lost_region

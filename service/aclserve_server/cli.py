@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -155,7 +156,8 @@ def _end_in_any_case() -> None:
 def _leave() -> None:
     """Ends the process at once, without a word to the device."""
     logging.shutdown()
-    sys.stdout.flush()
+    with suppress(OSError, ValueError):  # a disk that is full must not keep a lost process alive
+        sys.stdout.flush()
     os._exit(EXIT_DEVICE_LOST)
 
 

@@ -7,10 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aclserve_server.acl.abi import PROTOTYPES, Check
+from aclserve_server.acl.errors import AclError
+from aclserve_server.device import faults
 from chaos.life import ALL_CODES, DEFERRED, REPRESENTATIVES, Loop, live
 
 MODES = ("device", "host")
 PHASES = ("start", "serve", "stop")
+SINGLED_OUT = (100002, 100037, 100038, 107016, 145015, 200001, 200006, 207000)
+"""Codes that single calls look for by number: a repeated start or stop, no AIPP, an attribute that is not there."""
+
 NO_OBJECT = 500000
 """What a constructor's NULL is told as."""
 
@@ -64,6 +69,24 @@ def by_class(found: list[Site]) -> Iterator[Case]:
             yield Case(site, code)
             if site.times > 1:
                 yield Case(site, code, (site.times + 1) // 2)
+
+
+def behaviours(function: str) -> list[int]:
+    """One code of each way that a function's failure can be treated; each other code is treated as one of them."""
+    first: dict[object, int] = {}
+    for code in ALL_CODES:
+        error = AclError(function, code)
+        told = faults.classify(error)
+        ways = (faults.is_device_fatal(error), faults.is_not_accepted(error), faults.is_out_of_memory(error))
+        first.setdefault((error.category, told.reason, told.retry_delay, *ways, code in SINGLED_OUT), code)
+    return sorted({*first.values(), *SINGLED_OUT})
+
+
+def by_behaviour(found: list[Site]) -> Iterator[Case]:
+    """One code of each behaviour at each site: what the product of all codes and sites comes to."""
+    for site in found:
+        for code in behaviours(site.function) if len(site.codes) > 1 else site.codes:
+            yield Case(site, code)
 
 
 def sample(found: list[Site]) -> Iterator[Case]:

@@ -1,6 +1,6 @@
 """Chaos by hand and in `make chaos`: failures everywhere, and clients against a server that dies and hangs.
 
-    python -m tests.chaos.run faults [--seconds 120] [--codes class|all] [--seed N]
+    python -m tests.chaos.run faults [--seconds 120] [--codes class|behaviour|all] [--seed N]
     python -m tests.chaos.run storm [--seconds 120] [--seed N]
     python -m tests.chaos.run soak [--items 1000000]
     python -m tests.chaos.run overload [--seconds 10]
@@ -29,6 +29,12 @@ from chaos import keeper, life, overload, product, soak, storm  # noqa: E402
 
 Told = list[str]
 
+REFUSAL_S, HEALTH_S = 0.25, 0.25
+"""How long 99 of 100 refusals and health checks may take at the most, with the clients on the same machine."""
+
+GROWTH_BYTES = 32 << 20
+"""How much more a server may hold under overload than at its peak."""
+
 
 def faults(options: argparse.Namespace, folder: Path) -> Told:
     """As much of the product of calls and codes as the time allows, in an order of the seed."""
@@ -38,7 +44,8 @@ def faults(options: argparse.Namespace, folder: Path) -> Told:
     done = injected = 0
     try:
         sites = product.sites(loop, root)
-        cases = list(product.everything(sites) if options.codes == "all" else product.by_class(sites))
+        ways = {"class": product.by_class, "behaviour": product.by_behaviour, "all": product.everything}
+        cases = list(ways[options.codes](sites))
         random.Random(options.seed).shuffle(cases)
         end = time.monotonic() + options.seconds
         for case in cases:
@@ -120,6 +127,12 @@ def crowd(options: argparse.Namespace, folder: Path) -> Told:
     problems = []
     if over.per_second < 0.9 * peak.per_second:
         problems.append("goodput under overload is below 90 % of the peak")
+    if slow > REFUSAL_S:
+        problems.append(f"a refusal took {slow * 1e3:.0f} ms")
+    if health > HEALTH_S:
+        problems.append(f"a health check took {health * 1e3:.0f} ms")
+    if over.resident_bytes - peak.resident_bytes > GROWTH_BYTES:
+        problems.append("memory grew under overload")
     if over.without_retry:
         problems.append(f"{over.without_retry} refusals without a time to try again")
     return problems
@@ -138,7 +151,12 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="what to do; none: faults and storm")
     parser.add_argument("--seconds", type=float, default=120.0, help="how long each part lasts")
     parser.add_argument("--items", type=int, default=1_000_000, help="items of the soak")
-    parser.add_argument("--codes", choices=("class", "all"), default="class", help="one code of each class, or all")
+    parser.add_argument(
+        "--codes",
+        choices=("class", "behaviour", "all"),
+        default="class",
+        help="one code of each class, of each behaviour, or all",
+    )
     parser.add_argument("--seed", type=int, default=int(time.time()), help="what chance begins with")
     options = parser.parse_args()
     print(f"seed {options.seed}")

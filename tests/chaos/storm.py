@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +23,7 @@ from grpc_health.v1 import health_pb2
 
 from aclserve.errors import AclserveError
 from aclserve_client import AsyncClient, Options
+from chaos import http2
 from chaos.keeper import ROOT, Keeper
 from serving import elementwise, put_model, rows
 
@@ -200,24 +200,22 @@ class Storm:
 
     def _garbage(self, dice: random.Random) -> None:
         """Bytes that are no HTTP/2, frames that break its rules, messages that are none or too long."""
-        preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
         with grpc.insecure_channel(self.address) as channel:
             call = channel.unary_unary("/aclserve.v1.ModelService/Infer")
             while not self.over.wait(dice.uniform(0.02, 0.2)):
                 try:
                     if dice.random() < 0.5:
-                        with socket.create_connection(("127.0.0.1", self.keeper.port), timeout=5) as raw:
-                            head = preface if dice.random() < 0.5 else b""
-                            raw.sendall(head + dice.randbytes(dice.choice((1, 9, 100, 70_000))))
-                        self.counts["garbage on the connection"] += 1
+                        name = dice.choice(tuple(http2.ATTACKS))
+                        attacker = http2.attack(self.keeper.port, name, dice)
+                        if attacker is not None:
+                            attacker.close()
+                            self.counts[f"attack {name}"] += 1
                     else:
                         size = (65 << 20) if dice.random() < 0.02 else dice.randrange(200)
                         call(dice.randbytes(size), timeout=10)
                         self.problems.append("a message of random bytes was answered with OK")
                 except grpc.RpcError as error:
                     self.counts[f"garbage {error.code().name}"] += 1  # type: ignore[attr-defined]
-                except OSError:
-                    pass
 
     def _client_killer(self, dice: random.Random) -> None:
         paths = os.pathsep.join(str(ROOT / name) for name in ("protos", "client"))

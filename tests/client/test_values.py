@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import aclserve_client as ac
 from aclserve.v1 import model_pb2, tensor_pb2
 from aclserve_client import checksum, convert
-from aclserve_client.options import DEFAULT, Deadline, Retry
+from aclserve_client.options import DEFAULT, Deadline
 from aclserve_client.verbs import Source
 
 
@@ -129,14 +129,3 @@ def test_a_deadline_counts_down_to_zero():
     now[0] = 20
     assert deadline.remaining() == 0
     assert Deadline(None).remaining() is None
-
-
-def test_retries_back_off_and_fit_into_the_deadline():
-    unavailable = ac.Unavailable("x", reason="X")
-    retry = Retry(ac.Options(retry_attempts=4, retry_backoff=0.1), is_read=True)
-    assert [retry.delay_after(unavailable, None) for _ in range(4)] == [0.1, 0.2, 0.4, None]
-    retry = Retry(ac.Options(), is_read=True)
-    assert retry.delay_after(ac.Unavailable("x", reason="X", retry_delay=3), 2.9) is None
-    assert retry.delay_after(ac.Unavailable("x", reason="X", retry_delay=3), 3.1) == 3
-    assert retry.delay_after(ac.Internal("x", reason="X"), None) is None
-    assert Retry(ac.Options(), is_read=False).delay_after(unavailable, None) is None

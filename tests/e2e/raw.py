@@ -36,9 +36,10 @@ EDGES = (1 << 31, 1 << 32, 1 << 63, HUGE - 15, HUGE)
 STREAM_INFER = "/aclserve.v1.ModelService/StreamInfer"
 INFER = "/aclserve.v1.ModelService/Infer"
 
-_PRIVATE = re.compile(
+PRIVATE = re.compile(
     r"(?<![\w.])/[\w.-]+/|0x[0-9a-fA-F]{9,}|aclserve_server|\w\.(?:py|cc|h|so)\b|Traceback|site-packages| object at "
 )
+"""What no error may hold: paths, addresses, names of modules and files, tracebacks."""
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:
@@ -76,7 +77,7 @@ class Refusal:
         for text in (self.message, *self.metadata.values()):
             for own in sent:
                 text = text.replace(own, "")
-            assert not _PRIVATE.search(text), text
+            assert not PRIVATE.search(text), text
         return self
 
 

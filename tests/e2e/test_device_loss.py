@@ -131,6 +131,11 @@ def test_everything_accepted_is_answered_and_nothing_new_is_taken(service: Servi
     service.emulator.release()
 
 
+def calls(service: Serving) -> dict[str, int]:
+    """How often what was called; the report thread may still be waiting for reports, again and again."""
+    return {name: count for name, count in service.emulator.counters.calls.items() if name != "aclrtProcessReport"}
+
+
 @pytest.mark.parametrize("model", ["one", "sync"])
 @pytest.mark.parametrize("where", ["call", "task"])
 def test_a_fatal_code_of_a_batch_is_the_end(service: Serving, raw: Raw, model: str, where: str) -> None:
@@ -139,9 +144,9 @@ def test_a_fatal_code_of_a_batch_is_the_end(service: Serving, raw: Raw, model: s
     refusal = refused(lambda: infer(raw, model))
     assert told_of_the_loss(refusal)
     assert refusal.metadata["acl_code"] == "507015"
-    before = service.emulator.counters.calls.copy()
+    before = calls(service)
     assert told_of_the_loss(refused(lambda: infer(raw)))
-    assert service.emulator.counters.calls == before  # nobody calls a lost device
+    assert calls(service) == before  # nobody calls a lost device
 
 
 def test_a_task_that_does_not_end_is_found(tmp_path: Path) -> None:

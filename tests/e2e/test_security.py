@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,18 +24,24 @@ from aclserve_client import Client, Options
 from aclserve_server.access.directory import entry, make_token
 from aclserve_server.access.groups import METHODS
 from aclserve_server.access.principal import ANYONE, GROUPS, OPEN, Principal
+from aclserve_server.kserve import inference_pb2 as v2
+from aclserve_server.kserve import inference_pb2_grpc as v2_grpc
 from aclserve_server.rpc import health
 from aclserve_server.server import DESCRIPTORS
+from certificates import Files, peer_name
 from serving import Serving, elementwise, put_model, rows, serving
 
 TIMEOUT_S = 30
-TOKENS = {name: make_token() for name in ("all", "other", "none", "slow", "unary", "small", "gone")}
+TOKENS = {name: make_token() for name in ("all", "other", "none", "slow", "unary", "small", "gone", *GROUPS)}
 EXTRA = {
     "slow": "max_requests_per_s = 1e-6\n",
     "unary": "max_streams = 0\n",
     "small": "max_leases = 1\nmax_device_bytes = 4096\nmax_host_bytes = 4096\nmax_items = 1\n",
 }
 
+
+GRANTED: dict[str, tuple[str, ...]] = {"none": (), **{group: (group,) for group in GROUPS}}
+"""Groups of those who have not all."""
 
 CONTENT = {
     "AllocateBuffer": memory_pb2.AllocateBufferRequest(space="MEMORY_SPACE_HOST", size_bytes=1).SerializeToString(),
@@ -78,7 +85,7 @@ every = pytest.mark.parametrize("method", ALL, ids=lambda method: method.path)
 
 def principals() -> str:
     return "\n".join(
-        entry(name, token, () if name == "none" else GROUPS) + EXTRA.get(name, "") for name, token in TOKENS.items()
+        entry(name, token, GRANTED.get(name, GROUPS)) + EXTRA.get(name, "") for name, token in TOKENS.items()
     )
 
 
@@ -130,12 +137,16 @@ def call(channel: grpc.Channel, method: Method, metadata: Any = ()) -> tuple[grp
 
 
 def told(error: Any) -> tuple[grpc.StatusCode, str, float | None]:
-    raw = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin", b"")
+    trailers = dict(error.trailing_metadata() or ())
+    raw = trailers.get("grpc-status-details-bin", b"")
     info, retry, delay = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo(), None
     for detail in status_pb2.Status.FromString(raw).details:
         detail.Unpack(info)
         if detail.Unpack(retry):
             delay = retry.retry_delay.ToNanoseconds() / 1e9
+    pushback = trailers.get("grpc-retry-pushback-ms")
+    assert (pushback is None) == (delay is None)
+    assert delay is None or 0 <= int(pushback) / 1e3 - delay <= 0.001
     assert not any(token in error.details() for token in TOKENS.values())
     return error.code(), info.reason, delay
 
@@ -166,6 +177,15 @@ def test_a_caller_without_the_group(channel: grpc.Channel, method: Method) -> No
         assert code is grpc.StatusCode.OK
     else:
         assert (code, reason) == (grpc.StatusCode.PERMISSION_DENIED, "GROUP_MISSING")
+
+
+@every
+@pytest.mark.parametrize("granted", GROUPS)
+def test_a_caller_with_one_group(channel: grpc.Channel, method: Method, granted: str) -> None:
+    code, reason, _ = call(channel, method, bearer(granted))
+    denied = method.group not in (OPEN, ANYONE, granted)
+    assert (reason == "GROUP_MISSING") == denied
+    assert (code is grpc.StatusCode.PERMISSION_DENIED) == denied
 
 
 @every
@@ -267,6 +287,68 @@ def test_the_quota_of_items(up: Serving) -> None:
     assert principal_of(up, "small").items == 0
 
 
+def test_the_quota_of_items_over_the_v2_protocol(up: Serving, channel: grpc.Channel) -> None:
+    request = v2.ModelInferRequest(model_name="same", raw_input_contents=[rows(0, 1).tobytes()])
+    request.inputs.add(name="x", datatype="FP32", shape=[1, 4])
+    stub: Any = v2_grpc.GRPCInferenceServiceStub(channel)
+    stub.ModelInfer(request, metadata=bearer("small"), timeout=TIMEOUT_S)
+    up.emulator.hold()
+    try:
+        first = stub.ModelInfer.future(request, metadata=bearer("small"), timeout=TIMEOUT_S)
+        wait_for(lambda: principal_of(up, "small").items == 1)
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.ModelInfer(request, metadata=bearer("small"), timeout=TIMEOUT_S)
+        code, reason, delay = told(caught.value)
+        assert (code, reason) == (grpc.StatusCode.UNAVAILABLE, "QUOTA_EXCEEDED")
+        assert delay
+        (answer,) = stub.ModelStreamInfer(iter([request]), metadata=bearer("small"), timeout=TIMEOUT_S)
+        assert "1 items in flight" in answer.error_message
+    finally:
+        up.emulator.release()
+    assert first.result(TIMEOUT_S).raw_output_contents == [rows(0, 1).tobytes()]
+
+
+def test_uploads_count_as_host_memory(up: Serving) -> None:
+    with connect(up, "small") as client, client.lease() as lease:
+        with pytest.raises(ResourceExhausted) as caught:
+            lease.upload(bytes(4097))
+        assert reason_of(caught) == "QUOTA_EXCEEDED"
+        assert up.server.memory.use().host_bytes == 0
+
+
+def test_streams_of_one_principal_share_its_part_of_the_device(up: Serving) -> None:
+    """Six streams of one principal and one of another, whose items wait together: each principal's go in turn."""
+    order: list[str] = []
+    runner = up.server.engine.find("same", 0).runner
+    assert runner is not None
+    take = runner._queue.take
+
+    def taken() -> list[Any]:
+        tickets = take()
+        order.extend(ticket.payer.name for ticket in tickets for _ in range(ticket.rows))
+        return tickets
+
+    runner._queue.take = taken  # type: ignore[method-assign]
+    with connect(up, "all") as many, connect(up, "other") as one, ExitStack() as stack:
+        streams = [stack.enter_context(client.stream("same")) for client in [*[many] * 6, one]]
+        up.emulator.hold()
+        try:
+            for stream in streams:
+                stream.send_many([{"x": rows(number, 1)} for number in range(60)])
+                stream.finish()
+            wait_for(lambda: sum(principal_of(up, name).items for name in ("all", "other")) == 7 * 60)
+            begun = len(order)
+        finally:
+            up.emulator.release()
+        for stream in streams:
+            assert all(result.error is None for result in stream.results())
+    runner._queue.take = take  # type: ignore[method-assign]
+    waited = order[begun:]
+    last = len(waited) - waited[::-1].index("other")
+    shares = Counter(waited[:last])
+    assert shares["all"] <= shares["other"] + 3 * runner._queue.max_rows, shares
+
+
 def test_unary_calls_of_one_principal_share_one_turn(up: Serving) -> None:
     """The queue is fair between its streams: for it, all unary calls of a principal are one, and each stream is one."""
     flows: list[Any] = []
@@ -335,9 +417,6 @@ def test_a_withdrawn_principal_has_nothing_any_more(up: Serving, file: Path) -> 
 def test_regions_without_a_lease_are_each_principal_s_own(repository: Path, file: Path) -> None:
     key = f"/aclserve-security-{os.getpid()}"
     Path(f"/dev/shm{key}").write_bytes(bytes(64))
-    from aclserve_server.kserve import inference_pb2 as v2
-    from aclserve_server.kserve import inference_pb2_grpc as v2_grpc
-
     try:
         with (
             serving(repository, principals=str(file), system_shared_memory=True) as up,
@@ -357,33 +436,6 @@ def test_regions_without_a_lease_are_each_principal_s_own(repository: Path, file
                 assert len(status.regions) == regions
     finally:
         Path(f"/dev/shm{key}").unlink()
-
-
-@dataclass(frozen=True)
-class Files:
-    """Certificates of one authority."""
-
-    folder: Path
-
-    def make(self, name: str, extra: str = "subjectAltName=IP:127.0.0.1") -> None:
-        command = f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN={name}"
-        command += f" -keyout {name}.key -out {name}.pem"
-        if name != "ca":
-            command += f" -CA ca.pem -CAkey ca.key -addext basicConstraints=critical,CA:FALSE -addext {extra}"
-        subprocess.run(command.split(), check=True, capture_output=True, cwd=self.folder, timeout=60)
-
-    def path(self, name: str) -> str:
-        return str(self.folder / name)
-
-    def read(self, name: str) -> bytes:
-        return (self.folder / name).read_bytes()
-
-    def credentials(self, client: str = "") -> grpc.ChannelCredentials:
-        if client:
-            return grpc.ssl_channel_credentials(
-                self.read("ca.pem"), self.read(f"{client}.key"), self.read(f"{client}.pem")
-            )
-        return grpc.ssl_channel_credentials(self.read("ca.pem"))
 
 
 @pytest.fixture(scope="module")
@@ -409,22 +461,6 @@ def test_tls_and_its_reload(repository: Path, files: Files) -> None:
         for kind in ("key", "pem"):
             (files.folder / f"live.{kind}").write_bytes(files.read(f"next.{kind}"))
         assert peer_name(up.address, files) == "next"
-
-
-def peer_name(address: str, files: Files) -> str:
-    """Whose certificate a new connection sees."""
-    import socket
-    import ssl
-
-    context = ssl.create_default_context(cafile=files.path("ca.pem"))
-    context.set_alpn_protocols(["h2"])
-    host, port = address.split(":")
-    with (
-        socket.create_connection((host, int(port)), TIMEOUT_S) as plain,
-        context.wrap_socket(plain, server_hostname=host) as secure,
-    ):
-        subject: Any = secure.getpeercert()
-        return str(dict(part[0] for part in subject["subject"])["commonName"])
 
 
 def test_principals_of_client_certificates(repository: Path, files: Files, tmp_path: Path) -> None:

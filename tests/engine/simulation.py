@@ -19,6 +19,7 @@ class Ticket:
     received: float
     deadline: float | None = None
     stream: object = 0
+    payer: object = None
     priority: int = 1
     waiting: bool = False
     alone: bool = False

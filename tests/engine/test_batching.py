@@ -333,3 +333,29 @@ def test_what_left_is_not_kept() -> None:
     while waiting.rows:
         waiting.take()
     assert not alive
+
+
+def test_nobody_fills_the_queue_for_the_others() -> None:
+    """One principal alone gets four fifths of the queue; another then gets its own part, and so does a third."""
+    waiting = queue(max_rows=8, max_queue_rows=100)
+    for payer, expected in (("greedy", 80), ("second", 16), ("third", 3)):
+        for number in range(expected):
+            waiting.add(Ticket(number, 1, 0.0, stream=(payer, number), payer=payer))
+        with pytest.raises(ResourceExhausted) as caught:
+            waiting.add(Ticket(expected, 1, 0.0, stream=payer, payer=payer))
+        assert (caught.value.reason, caught.value.metadata["caller_rows"]) == ("QUEUE_FULL", str(expected))
+        assert caught.value.retry_delay
+    while waiting.rows:
+        waiting.take()
+    assert not waiting._held
+
+
+def test_the_first_rows_of_a_principal_need_no_share_of_the_room() -> None:
+    waiting = queue(max_rows=8, max_queue_rows=8)
+    waiting.add(Ticket(0, 8, 0.0, payer="one"))
+    waiting.take()
+    waiting.add(Ticket(1, 4, 0.0, payer="one"))
+    waiting.add(Ticket(2, 4, 0.0, payer="other"))
+    waiting.cancel(waiting.take()[0])
+    assert waiting.rows == 0
+    assert not waiting._held

@@ -101,7 +101,7 @@ def test_everyone_gets_an_answer_of_his_own() -> None:
     )
     found = apart(ticket, whole)
     assert [(result.item_id, result.capture_time) for result in found] == [("a", b""), ("b", b"t"), ("c", b"")]
-    assert [result.timing and (result.timing.wait_ns, result.timing.position) for result in found] == [
+    assert [result.timing and (result.timing.wait_ns, result.timing.position + result.shift) for result in found] == [
         (5, 4),
         (5, 5),
         (5, 6),

@@ -11,8 +11,10 @@ from aclserve_server.engine.flows import Level, Room
 from engine.simulation import Ticket
 
 
-def ticket(stream: object, rows: int = 1, deadline: float | None = None, number: int = 0) -> Ticket:
-    return Ticket(number, rows, 0.0, deadline, stream, waiting=True)
+def ticket(
+    stream: object, rows: int = 1, deadline: float | None = None, number: int = 0, payer: object = None
+) -> Ticket:
+    return Ticket(number, rows, 0.0, deadline, stream, payer, waiting=True)
 
 
 def level(*tickets: Ticket, quantum: int = 8) -> Level[Ticket]:
@@ -115,6 +117,48 @@ def test_how_many_rows_go_before() -> None:
     assert waiting.rows_before(ticket("half", deadline=4.0)) == 4
 
 
+def mine(payer: object, stream: object, count: int, rows: int = 1) -> list[Ticket]:
+    return [ticket((payer, stream), rows, payer=payer) for _ in range(count)]
+
+
+def test_a_principal_with_many_streams_has_one_share() -> None:
+    many = [one for stream in range(9) for one in mine("many", stream, 40)]
+    waiting = level(*many, *mine("one", 0, 400), *(ticket("nobody's") for _ in range(400)))
+    served: Counter[object] = Counter()
+    for _ in range(30):
+        served.update(one.payer for one in draw(waiting))
+    assert max(served.values()) - min(served.values()) <= 8, served
+
+
+def test_the_streams_of_a_principal_share_what_is_its() -> None:
+    waiting = level(*mine("a", 0, 90), *mine("a", 1, 90), *mine("a", 2, 90), *mine("b", 0, 90))
+    served = Counter(one.stream for _ in range(15) for one in draw(waiting))
+    assert abs(served["b", 0] - 60) <= 8
+    assert all(abs(served["a", stream] - 20) <= 8 for stream in range(3))
+
+
+def test_new_streams_bring_a_principal_nothing() -> None:
+    """Else it would be served first each time, by a new stream for each item."""
+    waiting = level(*mine("steady", 0, 200), *mine("new", -1, 1, 8))
+    served: Counter[object] = Counter()
+    for number in range(20):
+        for one in draw(waiting):
+            served[one.payer] += one.rows
+            if one.payer == "new":
+                waiting.add(ticket(("new", number), 8, payer="new"))
+    assert abs(served["steady"] - served["new"]) <= 16
+
+
+def test_how_many_rows_of_principals_go_before() -> None:
+    waiting = level(*mine("a", 0, 10), *mine("a", 1, 10), *mine("b", 0, 50))
+    assert waiting.rows_before(ticket("new", payer="new")) == 2
+    assert waiting.rows_before(ticket(("a", 2), payer="a")) == 2 + 3
+    assert waiting.rows_before(ticket(("b", 0), payer="b")) == 70
+
+
+PAYERS = (None, "a", "a", "b", None)
+"""Of each stream of a random history."""
+
 events = st.lists(
     st.one_of(
         st.tuples(st.just("add"), st.integers(0, 4), st.integers(1, 8), st.none() | st.floats(0, 9)),
@@ -134,7 +178,7 @@ def test_each_ticket_is_drawn_once_in_its_streams_order(history: list[tuple[str,
     for kind, value, other, deadline in history:
         if kind == "add":
             number += 1
-            inside.append(ticket(value, other, deadline, number))
+            inside.append(ticket(value, other, deadline, number, PAYERS[value]))
             waiting.add(inside[-1])
         elif kind == "cancel" and inside:
             leave(waiting, inside.pop(value % len(inside)))
@@ -157,4 +201,5 @@ def test_each_ticket_is_drawn_once_in_its_streams_order(history: list[tuple[str,
         for one in draw(waiting):
             inside.remove(one)
     assert not waiting._flows
-    assert not waiting._by_share
+    assert not waiting._shares
+    assert waiting._turns.behind() is None

@@ -15,6 +15,7 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2
 
 from aclserve_server.rpc import health as module
+from aclserve_server.rpc.guard import Guard
 from aclserve_server.rpc.health import Health, model_service
 
 SERVING = module.CheckResponse.SERVING
@@ -56,7 +57,8 @@ class Client:
 @asynccontextmanager
 async def served(health: Health) -> AsyncIterator[Client]:
     server = grpc.aio.server()
-    health.add_to_server(server)
+    guard: Any = Guard(server)
+    health.add_to_server(guard)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

@@ -596,8 +596,32 @@ type Limits struct {
 	MaxMetadataBytes uint32 `protobuf:"varint,12,opt,name=max_metadata_bytes,json=maxMetadataBytes,proto3" json:"max_metadata_bytes,omitempty"`
 	// Calls of one connection at a time.
 	MaxConnectionCalls uint32 `protobuf:"varint,13,opt,name=max_connection_calls,json=maxConnectionCalls,proto3" json:"max_connection_calls,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// Bytes of an item's id.
+	MaxItemIdBytes uint32 `protobuf:"varint,14,opt,name=max_item_id_bytes,json=maxItemIdBytes,proto3" json:"max_item_id_bytes,omitempty"`
+	// Inputs of one item or request.
+	MaxItemInputs uint32 `protobuf:"varint,15,opt,name=max_item_inputs,json=maxItemInputs,proto3" json:"max_item_inputs,omitempty"`
+	// Outputs that one item or request asks for.
+	MaxItemOutputs uint32 `protobuf:"varint,16,opt,name=max_item_outputs,json=maxItemOutputs,proto3" json:"max_item_outputs,omitempty"`
+	// Dimensions of a tensor.
+	MaxDimensions uint32 `protobuf:"varint,17,opt,name=max_dimensions,json=maxDimensions,proto3" json:"max_dimensions,omitempty"`
+	// Bytes of any other name or text of an item.
+	MaxTextBytes uint32 `protobuf:"varint,18,opt,name=max_text_bytes,json=maxTextBytes,proto3" json:"max_text_bytes,omitempty"`
+	// Bytes of an input that the server makes (`fill`).
+	MaxFillBytes uint64 `protobuf:"varint,19,opt,name=max_fill_bytes,json=maxFillBytes,proto3" json:"max_fill_bytes,omitempty"`
+	// Entries of one page of a list.
+	MaxPageSize uint32 `protobuf:"varint,20,opt,name=max_page_size,json=maxPageSize,proto3" json:"max_page_size,omitempty"`
+	// Bytes of the name of a shared-memory region.
+	MaxRegionNameBytes uint32 `protobuf:"varint,21,opt,name=max_region_name_bytes,json=maxRegionNameBytes,proto3" json:"max_region_name_bytes,omitempty"`
+	// Bytes of a model configuration that is sent with a load.
+	MaxConfigBytes uint64 `protobuf:"varint,22,opt,name=max_config_bytes,json=maxConfigBytes,proto3" json:"max_config_bytes,omitempty"`
+	// Parameters of one load over the KServe v2 protocol.
+	MaxLoadParameters uint32 `protobuf:"varint,23,opt,name=max_load_parameters,json=maxLoadParameters,proto3" json:"max_load_parameters,omitempty"`
+	// Calls of grpc.health.v1.Health.Watch at a time, over all connections.
+	MaxHealthWatchers uint32 `protobuf:"varint,24,opt,name=max_health_watchers,json=maxHealthWatchers,proto3" json:"max_health_watchers,omitempty"`
+	// The shortest time to live of a lease.
+	MinLeaseTtl   *durationpb.Duration `protobuf:"bytes,25,opt,name=min_lease_ttl,json=minLeaseTtl,proto3" json:"min_lease_ttl,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Limits) Reset() {
@@ -721,6 +745,90 @@ func (x *Limits) GetMaxConnectionCalls() uint32 {
 	return 0
 }
 
+func (x *Limits) GetMaxItemIdBytes() uint32 {
+	if x != nil {
+		return x.MaxItemIdBytes
+	}
+	return 0
+}
+
+func (x *Limits) GetMaxItemInputs() uint32 {
+	if x != nil {
+		return x.MaxItemInputs
+	}
+	return 0
+}
+
+func (x *Limits) GetMaxItemOutputs() uint32 {
+	if x != nil {
+		return x.MaxItemOutputs
+	}
+	return 0
+}
+
+func (x *Limits) GetMaxDimensions() uint32 {
+	if x != nil {
+		return x.MaxDimensions
+	}
+	return 0
+}
+
+func (x *Limits) GetMaxTextBytes() uint32 {
+	if x != nil {
+		return x.MaxTextBytes
+	}
+	return 0
+}
+
+func (x *Limits) GetMaxFillBytes() uint64 {
+	if x != nil {
+		return x.MaxFillBytes
+	}
+	return 0
+}
+
+func (x *Limits) GetMaxPageSize() uint32 {
+	if x != nil {
+		return x.MaxPageSize
+	}
+	return 0
+}
+
+func (x *Limits) GetMaxRegionNameBytes() uint32 {
+	if x != nil {
+		return x.MaxRegionNameBytes
+	}
+	return 0
+}
+
+func (x *Limits) GetMaxConfigBytes() uint64 {
+	if x != nil {
+		return x.MaxConfigBytes
+	}
+	return 0
+}
+
+func (x *Limits) GetMaxLoadParameters() uint32 {
+	if x != nil {
+		return x.MaxLoadParameters
+	}
+	return 0
+}
+
+func (x *Limits) GetMaxHealthWatchers() uint32 {
+	if x != nil {
+		return x.MaxHealthWatchers
+	}
+	return 0
+}
+
+func (x *Limits) GetMinLeaseTtl() *durationpb.Duration {
+	if x != nil {
+		return x.MinLeaseTtl
+	}
+	return nil
+}
+
 var File_aclserve_v1_device_proto protoreflect.FileDescriptor
 
 const file_aclserve_v1_device_proto_rawDesc = "" +
@@ -773,7 +881,7 @@ const file_aclserve_v1_device_proto_rawDesc = "" +
 	"\v_max_leasesB\x13\n" +
 	"\x11_max_device_bytesB\x11\n" +
 	"\x0f_max_host_bytesB\x15\n" +
-	"\x13_max_requests_per_s\"\xc9\x04\n" +
+	"\x13_max_requests_per_s\"\xd9\b\n" +
 	"\x06Limits\x12*\n" +
 	"\x11max_message_bytes\x18\x01 \x01(\x04R\x0fmaxMessageBytes\x12$\n" +
 	"\x0emax_queue_rows\x18\x02 \x01(\rR\fmaxQueueRows\x12(\n" +
@@ -790,7 +898,19 @@ const file_aclserve_v1_device_proto_rawDesc = "" +
 	"maxRegions\x12*\n" +
 	"\x11max_lease_buffers\x18\v \x01(\rR\x0fmaxLeaseBuffers\x12,\n" +
 	"\x12max_metadata_bytes\x18\f \x01(\rR\x10maxMetadataBytes\x120\n" +
-	"\x14max_connection_calls\x18\r \x01(\rR\x12maxConnectionCalls*K\n" +
+	"\x14max_connection_calls\x18\r \x01(\rR\x12maxConnectionCalls\x12)\n" +
+	"\x11max_item_id_bytes\x18\x0e \x01(\rR\x0emaxItemIdBytes\x12&\n" +
+	"\x0fmax_item_inputs\x18\x0f \x01(\rR\rmaxItemInputs\x12(\n" +
+	"\x10max_item_outputs\x18\x10 \x01(\rR\x0emaxItemOutputs\x12%\n" +
+	"\x0emax_dimensions\x18\x11 \x01(\rR\rmaxDimensions\x12$\n" +
+	"\x0emax_text_bytes\x18\x12 \x01(\rR\fmaxTextBytes\x12$\n" +
+	"\x0emax_fill_bytes\x18\x13 \x01(\x04R\fmaxFillBytes\x12\"\n" +
+	"\rmax_page_size\x18\x14 \x01(\rR\vmaxPageSize\x121\n" +
+	"\x15max_region_name_bytes\x18\x15 \x01(\rR\x12maxRegionNameBytes\x12(\n" +
+	"\x10max_config_bytes\x18\x16 \x01(\x04R\x0emaxConfigBytes\x12.\n" +
+	"\x13max_load_parameters\x18\x17 \x01(\rR\x11maxLoadParameters\x12.\n" +
+	"\x13max_health_watchers\x18\x18 \x01(\rR\x11maxHealthWatchers\x12=\n" +
+	"\rmin_lease_ttl\x18\x19 \x01(\v2\x19.google.protobuf.DurationR\vminLeaseTtl*K\n" +
 	"\aRunMode\x12\x18\n" +
 	"\x14RUN_MODE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fRUN_MODE_DEVICE\x10\x01\x12\x11\n" +
@@ -826,22 +946,23 @@ var file_aclserve_v1_device_proto_goTypes = []any{
 	(*durationpb.Duration)(nil),   // 9: google.protobuf.Duration
 }
 var file_aclserve_v1_device_proto_depIdxs = []int32{
-	3, // 0: aclserve.v1.ListDevicesResponse.devices:type_name -> aclserve.v1.Device
-	0, // 1: aclserve.v1.Device.run_mode:type_name -> aclserve.v1.RunMode
-	4, // 2: aclserve.v1.Device.memory:type_name -> aclserve.v1.DeviceMemory
-	8, // 3: aclserve.v1.GetServerInfoResponse.limits:type_name -> aclserve.v1.Limits
-	9, // 4: aclserve.v1.GetServerInfoResponse.uptime:type_name -> google.protobuf.Duration
-	7, // 5: aclserve.v1.GetServerInfoResponse.caller:type_name -> aclserve.v1.Caller
-	9, // 6: aclserve.v1.Limits.max_lease_ttl:type_name -> google.protobuf.Duration
-	1, // 7: aclserve.v1.DeviceService.ListDevices:input_type -> aclserve.v1.ListDevicesRequest
-	5, // 8: aclserve.v1.DeviceService.GetServerInfo:input_type -> aclserve.v1.GetServerInfoRequest
-	2, // 9: aclserve.v1.DeviceService.ListDevices:output_type -> aclserve.v1.ListDevicesResponse
-	6, // 10: aclserve.v1.DeviceService.GetServerInfo:output_type -> aclserve.v1.GetServerInfoResponse
-	9, // [9:11] is the sub-list for method output_type
-	7, // [7:9] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	3,  // 0: aclserve.v1.ListDevicesResponse.devices:type_name -> aclserve.v1.Device
+	0,  // 1: aclserve.v1.Device.run_mode:type_name -> aclserve.v1.RunMode
+	4,  // 2: aclserve.v1.Device.memory:type_name -> aclserve.v1.DeviceMemory
+	8,  // 3: aclserve.v1.GetServerInfoResponse.limits:type_name -> aclserve.v1.Limits
+	9,  // 4: aclserve.v1.GetServerInfoResponse.uptime:type_name -> google.protobuf.Duration
+	7,  // 5: aclserve.v1.GetServerInfoResponse.caller:type_name -> aclserve.v1.Caller
+	9,  // 6: aclserve.v1.Limits.max_lease_ttl:type_name -> google.protobuf.Duration
+	9,  // 7: aclserve.v1.Limits.min_lease_ttl:type_name -> google.protobuf.Duration
+	1,  // 8: aclserve.v1.DeviceService.ListDevices:input_type -> aclserve.v1.ListDevicesRequest
+	5,  // 9: aclserve.v1.DeviceService.GetServerInfo:input_type -> aclserve.v1.GetServerInfoRequest
+	2,  // 10: aclserve.v1.DeviceService.ListDevices:output_type -> aclserve.v1.ListDevicesResponse
+	6,  // 11: aclserve.v1.DeviceService.GetServerInfo:output_type -> aclserve.v1.GetServerInfoResponse
+	10, // [10:12] is the sub-list for method output_type
+	8,  // [8:10] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_aclserve_v1_device_proto_init() }

@@ -100,7 +100,7 @@ class Caller(_message.Message):
     def __init__(self, principal: _Optional[str] = ..., groups: _Optional[_Iterable[str]] = ..., max_streams: _Optional[int] = ..., max_items: _Optional[int] = ..., max_leases: _Optional[int] = ..., max_device_bytes: _Optional[int] = ..., max_host_bytes: _Optional[int] = ..., max_requests_per_s: _Optional[float] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_message_bytes", "max_queue_rows", "max_stream_items", "max_leases", "max_lease_device_bytes", "max_lease_host_bytes", "max_lease_ttl", "max_upload_bytes", "max_stream_bytes", "max_regions", "max_lease_buffers", "max_metadata_bytes", "max_connection_calls")
+    __slots__ = ("max_message_bytes", "max_queue_rows", "max_stream_items", "max_leases", "max_lease_device_bytes", "max_lease_host_bytes", "max_lease_ttl", "max_upload_bytes", "max_stream_bytes", "max_regions", "max_lease_buffers", "max_metadata_bytes", "max_connection_calls", "max_item_id_bytes", "max_item_inputs", "max_item_outputs", "max_dimensions", "max_text_bytes", "max_fill_bytes", "max_page_size", "max_region_name_bytes", "max_config_bytes", "max_load_parameters", "max_health_watchers", "min_lease_ttl")
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_QUEUE_ROWS_FIELD_NUMBER: _ClassVar[int]
     MAX_STREAM_ITEMS_FIELD_NUMBER: _ClassVar[int]
@@ -114,6 +114,18 @@ class Limits(_message.Message):
     MAX_LEASE_BUFFERS_FIELD_NUMBER: _ClassVar[int]
     MAX_METADATA_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_CONNECTION_CALLS_FIELD_NUMBER: _ClassVar[int]
+    MAX_ITEM_ID_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_ITEM_INPUTS_FIELD_NUMBER: _ClassVar[int]
+    MAX_ITEM_OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    MAX_DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
+    MAX_TEXT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_FILL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    MAX_REGION_NAME_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_CONFIG_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_LOAD_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    MAX_HEALTH_WATCHERS_FIELD_NUMBER: _ClassVar[int]
+    MIN_LEASE_TTL_FIELD_NUMBER: _ClassVar[int]
     max_message_bytes: int
     max_queue_rows: int
     max_stream_items: int
@@ -127,4 +139,16 @@ class Limits(_message.Message):
     max_lease_buffers: int
     max_metadata_bytes: int
     max_connection_calls: int
-    def __init__(self, max_message_bytes: _Optional[int] = ..., max_queue_rows: _Optional[int] = ..., max_stream_items: _Optional[int] = ..., max_leases: _Optional[int] = ..., max_lease_device_bytes: _Optional[int] = ..., max_lease_host_bytes: _Optional[int] = ..., max_lease_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_upload_bytes: _Optional[int] = ..., max_stream_bytes: _Optional[int] = ..., max_regions: _Optional[int] = ..., max_lease_buffers: _Optional[int] = ..., max_metadata_bytes: _Optional[int] = ..., max_connection_calls: _Optional[int] = ...) -> None: ...
+    max_item_id_bytes: int
+    max_item_inputs: int
+    max_item_outputs: int
+    max_dimensions: int
+    max_text_bytes: int
+    max_fill_bytes: int
+    max_page_size: int
+    max_region_name_bytes: int
+    max_config_bytes: int
+    max_load_parameters: int
+    max_health_watchers: int
+    min_lease_ttl: _duration_pb2.Duration
+    def __init__(self, max_message_bytes: _Optional[int] = ..., max_queue_rows: _Optional[int] = ..., max_stream_items: _Optional[int] = ..., max_leases: _Optional[int] = ..., max_lease_device_bytes: _Optional[int] = ..., max_lease_host_bytes: _Optional[int] = ..., max_lease_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_upload_bytes: _Optional[int] = ..., max_stream_bytes: _Optional[int] = ..., max_regions: _Optional[int] = ..., max_lease_buffers: _Optional[int] = ..., max_metadata_bytes: _Optional[int] = ..., max_connection_calls: _Optional[int] = ..., max_item_id_bytes: _Optional[int] = ..., max_item_inputs: _Optional[int] = ..., max_item_outputs: _Optional[int] = ..., max_dimensions: _Optional[int] = ..., max_text_bytes: _Optional[int] = ..., max_fill_bytes: _Optional[int] = ..., max_page_size: _Optional[int] = ..., max_region_name_bytes: _Optional[int] = ..., max_config_bytes: _Optional[int] = ..., max_load_parameters: _Optional[int] = ..., max_health_watchers: _Optional[int] = ..., min_lease_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...

@@ -12,14 +12,18 @@ While the device is busy only a full batch closes, so that it can be copied a sl
 it can still be cancelled, dropped, expire, or gain company.
 
 Who is in it: higher priorities first; but a priority whose turn was passed over for `STARVED` batches in a row goes
-first in the next one, the lowest before others, so none starves. Within a priority streams share by rows
-(`flows.py`), optionally with at most `max_rows_per_stream` of one stream in a batch.
+first in the next one, the lowest before others, so none starves. Within a priority principals, and their streams,
+share by rows (`flows.py`), optionally with at most `max_rows_per_stream` of one stream in a batch.
+
+Who may wait: as many as fit; but a principal whose waiting rows are more than `HELD` times the room that is left is
+refused, so that nobody fills the queue for the others.
 
 Invariants (tests/engine/test_batching.py holds them against random histories):
     - every ticket added leaves exactly once: taken, cancelled or expired;
     - the tickets of one stream and priority are taken in the order they came;
     - a batch holds 1 to `max_rows` rows, and at most `max_items` tickets;
     - `rows` is the sum of the rows that wait, and never exceeds `max_queue_rows`;
+    - beyond the half of the queue, no principal's rows exceed `HELD` times the room left when they were added;
     - while the device is idle, nothing waits longer than `max_delay` after its arrival;
     - a waiting priority gets its first ticket in at least once in `STARVED` + 1 batches (the lowest; others one later);
     - what is kept is bounded by what waits;
@@ -44,6 +48,9 @@ PRIORITIES = 3
 
 STARVED = 15
 """After so many batches that passed it over, a waiting priority goes first once."""
+
+HELD = 4
+"""How many times the room that is left one principal's waiting rows may be: alone it gets four fifths of the queue."""
 
 _SLACK = 64
 """Tickets that left may lie about in the heaps up to this number, beside as many as wait."""
@@ -87,6 +94,7 @@ class BatchQueue(Generic[T]):
         self._sequence = 0
         self._gone = 0
         self._alone = 0  # waiting tickets that make up a batch each
+        self._held: dict[Hashable, int] = {}  # waiting rows of each principal
 
     def has_patient_room(self, rows: int) -> bool:
         """Whether a ticket of so many rows may join now that would rather wait outside than be refused."""
@@ -111,6 +119,8 @@ class BatchQueue(Generic[T]):
                 metadata={"queue_rows": self.rows, "max_queue_rows": self.max_queue_rows},
                 retry_delay=self._time_to_serve(self.rows) or 0.05,
             )
+        if ticket.payer is not None:
+            self._hold(ticket.payer, ticket.rows)
         ticket.waiting = True
         self._levels[ticket.priority].add(ticket)
         self._sequence += 1
@@ -132,6 +142,7 @@ class BatchQueue(Generic[T]):
     def shrunk(self, ticket: T, rows: int, *, served: bool) -> None:
         """So many rows of a waiting ticket have left without it; `served`: into a batch."""
         self.rows -= rows
+        self._let_go(ticket.payer, rows)
         self._levels[ticket.priority].shrunk(ticket, rows, served=served)
 
     def expire(self, now: float) -> list[T]:
@@ -186,6 +197,7 @@ class BatchQueue(Generic[T]):
         self.rows = self.items = self._gone = 0
         self._arrivals.clear()
         self._deadlines.clear()
+        self._held.clear()
         return batch
 
     def oldest(self) -> T | None:
@@ -226,11 +238,31 @@ class BatchQueue(Generic[T]):
             return None
         return full * largest + ((self.costs.of(rest) or 0.0) if rest else 0.0)
 
+    def _hold(self, payer: Hashable, rows: int) -> None:
+        """Counts rows of a principal; `ResourceExhausted` (QUEUE_FULL) where it would hold more than is fair."""
+        held, after = self._held.get(payer, 0), self.rows + rows
+        if held and after > self.patient_rows and held + rows > HELD * (self.max_queue_rows - after):
+            raise ResourceExhausted(
+                f"the caller's share of the model's queue is full: {held} rows of it wait, and the rest is for others",
+                reason="QUEUE_FULL",
+                metadata={"queue_rows": self.rows, "max_queue_rows": self.max_queue_rows, "caller_rows": held},
+                retry_delay=self._time_to_serve(held) or 0.05,
+            )
+        self._held[payer] = held + rows
+
+    def _let_go(self, payer: Hashable | None, rows: int) -> None:
+        if payer is None:
+            return
+        self._held[payer] -= rows
+        if not self._held[payer]:
+            del self._held[payer]
+
     def _leave(self, ticket: T) -> None:
         ticket.waiting = False
         self.rows -= ticket.rows
         self.items -= 1
         self._alone -= ticket.alone
+        self._let_go(ticket.payer, ticket.rows)
         self._levels[ticket.priority].forget(ticket)
         self._gone += 1
         if not self.items or self._gone > self.items + _SLACK:

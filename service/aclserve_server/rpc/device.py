@@ -12,11 +12,17 @@ import grpc.aio
 from aclserve.v1 import device_pb2 as pb
 from aclserve.v1 import device_pb2_grpc
 from aclserve_server.access.principal import CURRENT, Principal
+from aclserve_server.engine import fills, regions
 from aclserve_server.engine.devices import DeviceDirectory
-from aclserve_server.engine.leases import MemoryLimits
+from aclserve_server.engine.leases import MIN_TTL_S, MemoryLimits
 from aclserve_server.rpc import convert_memory as convert
-from aclserve_server.rpc.paging import page
+from aclserve_server.rpc import wire
+from aclserve_server.rpc.health import MAX_WATCHERS
+from aclserve_server.rpc.model_config import MAX_FILE_BYTES
+from aclserve_server.rpc.paging import MAX_PAGE_SIZE, page
 from aclserve_server.rpc.ports import MAX_CONNECTION_CALLS, MAX_METADATA_BYTES
+from aclserve_server.rpc.v2.repository import MAX_PARAMETERS
+from aclserve_server.rpc.wire_walk import MAX_TEXT_BYTES
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -85,4 +91,16 @@ def _limits_to_proto(info: ServerInfo) -> pb.Limits:
         max_lease_buffers=memory.max_buffers_per_lease,
         max_metadata_bytes=MAX_METADATA_BYTES,
         max_connection_calls=MAX_CONNECTION_CALLS,
+        max_item_id_bytes=wire.MAX_ID_BYTES,
+        max_item_inputs=wire.MAX_INPUTS,
+        max_item_outputs=wire.MAX_OUTPUTS,
+        max_dimensions=wire.MAX_DIMENSIONS,
+        max_text_bytes=MAX_TEXT_BYTES,
+        max_fill_bytes=fills.MAX_BYTES,
+        max_page_size=MAX_PAGE_SIZE,
+        max_region_name_bytes=regions.MAX_NAME_BYTES,
+        max_config_bytes=MAX_FILE_BYTES,
+        max_load_parameters=MAX_PARAMETERS,
+        max_health_watchers=MAX_WATCHERS,
+        min_lease_ttl=convert.seconds_to_proto(MIN_TTL_S),
     )

@@ -19,11 +19,17 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2
 
+from aclserve.errors import NotFound, ResourceExhausted
+from aclserve_server.rpc.calls import going_away
+
 OVERALL = ""
 """The name that stands for the whole server; always known."""
 
 MAX_WATCHERS = 1024
 """Watch streams open at once; one more is refused with RESOURCE_EXHAUSTED."""
+
+WATCH_RETRY_S = 5.0
+"""When to try again for whom there are too many watchers."""
 
 MAX_LISTED = 10_000
 """Names one List answers; with more it is refused with RESOURCE_EXHAUSTED, as the protocol allows."""
@@ -138,23 +144,28 @@ class Health:
     async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802
         """The state of one name; NOT_FOUND for an unknown one."""
         if request.service not in self._serving:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown service {_shown(request.service)}")
+            raise NotFound(f"unknown service {_shown(request.service)}; List tells the names", reason="SERVICE_UNKNOWN")
         return CheckResponse(status=self._status(request.service))
 
     async def List(self, request: Any, context: Any) -> Any:  # noqa: N802
         """The states of all names."""
         if len(self._serving) > MAX_LISTED:
-            await context.abort(
-                grpc.StatusCode.RESOURCE_EXHAUSTED, f"{len(self._serving)} names; at most {MAX_LISTED} are listed"
+            raise ResourceExhausted(
+                f"{len(self._serving)} names, at most {MAX_LISTED} are listed; ask for single ones with Check",
+                reason="TOO_MANY_NAMES",
             )
         return ListResponse(statuses={name: CheckResponse(status=self._status(name)) for name in self._serving})
 
     async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802
         """The state of one name now and after every change; a slow reader misses intermediate ones, never the last."""
         if self._closed:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
+            raise going_away()
         if self._watcher_count >= MAX_WATCHERS:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"at most {MAX_WATCHERS} watchers at once")
+            raise ResourceExhausted(
+                f"{MAX_WATCHERS} calls watch already, the most there may be; ask with Check, or watch later",
+                reason="TOO_MANY_WATCHERS",
+                retry_delay=WATCH_RETRY_S,
+            )
         service = request.service
         changed = asyncio.Event()
         self._watchers.setdefault(service, set()).add(changed)

@@ -21,10 +21,27 @@ MAX_METADATA_BYTES = 16 << 10
 MAX_CONNECTION_CALLS = 4096
 """Calls of one connection at a time; a client's further ones wait in the client."""
 
+MAX_PENDING_CALLS = 4 * MAX_CONNECTION_CALLS
+"""Calls of all connections that have come and are not begun; from here on gRPC cancels more and more of them, without a
+word, and from twice as many all. Its own default, 1000, would hit one client with many calls."""
+
+KEEPALIVE_S, KEEPALIVE_TIMEOUT_S = 60.0, 20.0
+"""A peer that is silent for so long is asked whether it is there, and given up when it does not answer in time: so a
+client that lost its power or its network holds streams and quotas no longer than both together."""
+
+HANDSHAKE_S = 20.0
+"""How long a new connection may take to say what it is."""
+
 _PROBE_MESSAGE_BYTES = 64 << 10
 
 
-def make_server(max_message_bytes: int) -> grpc.aio.Server:
+def make_server(
+    max_message_bytes: int,
+    *,
+    keepalive_s: float = KEEPALIVE_S,
+    keepalive_timeout_s: float = KEEPALIVE_TIMEOUT_S,
+    handshake_s: float = HANDSHAKE_S,
+) -> grpc.aio.Server:
     """A gRPC server with the limits that concern all calls; it listens nowhere yet."""
     return grpc.aio.server(
         options=[
@@ -33,8 +50,16 @@ def make_server(max_message_bytes: int) -> grpc.aio.Server:
             ("grpc.max_metadata_size", MAX_METADATA_BYTES),
             ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
             ("grpc.max_concurrent_streams", MAX_CONNECTION_CALLS),
+            ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
+            ("grpc.server.max_pending_requests_hard_limit", 2 * MAX_PENDING_CALLS),
             ("grpc.so_reuseport", 0),
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+            ("grpc.keepalive_time_ms", int(keepalive_s * 1e3)),
+            ("grpc.keepalive_timeout_ms", int(keepalive_timeout_s * 1e3)),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.max_pings_without_data", 0),
+            ("grpc.http2.ping_timeout_ms", int(keepalive_timeout_s * 1e3)),
+            ("grpc.server_handshake_timeout_ms", int(handshake_s * 1e3)),
         ]
     )
 

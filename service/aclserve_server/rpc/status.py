@@ -5,7 +5,9 @@ Everything a client sees of an error is bounded, so that it fits gRPC's limit on
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
@@ -21,6 +23,10 @@ from aclserve_server.device.faults import classify
 log = logging.getLogger(__name__)
 
 DETAILS_KEY = "grpc-status-details-bin"
+PUSHBACK_KEY = "grpc-retry-pushback-ms"
+"""When to try again, for clients whose gRPC retries by a service config; `RetryInfo` says the same. Never 0,
+at which gRPC waits for the deadline."""
+
 MAX_MESSAGE_BYTES = 1024
 MAX_METADATA_BYTES = 2048
 MAX_KEY_BYTES = 64
@@ -73,16 +79,22 @@ def to_status(error: BaseException, code_of: CodeOf = code_of_category) -> statu
 async def abort(
     context: grpc.aio.ServicerContext[Any, Any], error: Exception, code_of: CodeOf = code_of_category
 ) -> NoReturn:
-    """Ends an RPC with an exception's status. What gRPC itself raised goes on as it is."""
+    """Ends an RPC with an exception's status. What gRPC itself raised goes on as it is.
+
+    Raises CancelledError where the client is gone in the middle of a message: gRPC would log a traceback for each, and
+    whoever closes connections could fill the log.
+    """
+    if _first(error, grpc.aio.InternalError) is not None:
+        raise asyncio.CancelledError from None
     own = _first(error, grpc.aio.BaseError)
     if own is not None:
         raise own
-    status = to_status(error, code_of)
-    await context.abort(
-        _CODES.get(status.code, grpc.StatusCode.UNKNOWN),
-        status.message,
-        ((DETAILS_KEY, status.SerializeToString()),),
-    )
+    shown = service_error(error)
+    status = to_status(shown, code_of)
+    trailers: tuple[tuple[str, str | bytes], ...] = ((DETAILS_KEY, status.SerializeToString()),)
+    if shown.retry_delay is not None:
+        trailers += ((PUSHBACK_KEY, str(max(math.ceil(shown.retry_delay * 1e3), 1))),)
+    await context.abort(_CODES.get(status.code, grpc.StatusCode.UNKNOWN), status.message, trailers)
 
 
 def _first(error: BaseException, kind: type[BaseException]) -> Any:
