@@ -1,0 +1,94 @@
+"""Which process serves which stream or call."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aclserve_server.plan.arrivals import names_of
+from aclserve_server.plan.settings import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A stream: which of its traffic's, its process of those that are simulated, the proxy and the turn it came by."""
+
+    traffic: str
+    number: int
+    process: int
+    proxy: int
+    turn: int
+
+
+@dataclass(frozen=True)
+class Placement:
+    """All streams that are simulated, and how many each of the processes has, and the fullest one of the fleet."""
+
+    streams: list[Placed]
+    open_to: list[int]
+    most: int
+
+
+def chance_of(plan: Plan, *names: object) -> random.Random:
+    """A source of chance of its own for each use of it, from the plan's seed."""
+    return random.Random("/".join(map(str, (plan.run.seed, *names))))
+
+
+def stream_count(plan: Plan, name: str) -> int:
+    """How many streams a traffic has."""
+    traffic = plan.traffic[name]
+    if traffic.arrivals == "trace":
+        return len(names_of(plan.traces[name]))
+    return traffic.streams * (plan.devices if traffic.per_device else 1)
+
+
+def choose(plan: Plan, turn: int, open_to: Callable[[int], int], chance: random.Random) -> int:
+    """The process for what opens next; `open_to` tells how many requests a process has, as far as is known."""
+    processes = plan.processes
+    if plan.fleet.balancing == "round_robin":
+        return turn % processes
+    one = chance.randrange(processes)
+    if plan.fleet.balancing == "random" or processes == 1:
+        return one
+    other = chance.randrange(processes)
+    return one if open_to(one) <= open_to(other) else other
+
+
+def place(plan: Plan) -> Placement:
+    """Balances the streams. They open in an order drawn by lot, and a proxy knows those that it has opened itself."""
+    opening = [
+        (name, number)
+        for name, traffic in plan.traffic.items()
+        if not traffic.unary
+        for number in range(stream_count(plan, name))
+    ]
+    chance_of(plan, "opening").shuffle(opening)
+    chance = chance_of(plan, "balance")
+    proxies = max(plan.proxy.count, 1)
+    known: list[Counter[int]] = [Counter() for _ in range(proxies)]
+    open_to = [0] * plan.processes
+    chosen = []
+    for turn, _ in enumerate(opening):
+        seen = known[turn % proxies]
+        process = choose(plan, turn, seen.__getitem__, chance)
+        seen[process] += 1
+        open_to[process] += 1
+        chosen.append(process)
+    kept = _kept(plan, open_to)
+    streams = [
+        Placed(name, number, kept[process], turn % proxies, turn)
+        for turn, ((name, number), process) in enumerate(zip(opening, chosen, strict=True))
+        if process in kept
+    ]
+    return Placement(streams, [open_to[process] for process in kept], max(open_to))
+
+
+def _kept(plan: Plan, open_to: list[int]) -> dict[int, int]:
+    """Which processes are simulated, and as which: evenly from those with the fewest streams to those with the most."""
+    if not plan.fleet.sample:
+        return {process: process for process in range(len(open_to))}
+    ranked = sorted(range(len(open_to)), key=lambda process: (open_to[process], process))
+    step = len(ranked) / plan.fleet.sample
+    return {ranked[int((at + 0.5) * step)]: at for at in range(plan.fleet.sample)}
