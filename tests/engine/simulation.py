@@ -50,7 +50,7 @@ class Device:
         self._agenda = Agenda()
         meter = Meter(0.0, float("inf"))
         lane: Lane[Ticket] = Lane(PlanDevice(self._agenda, 1, meter), self.slots)
-        hooks = Hooks(self._expired, self._done, self._closed, self._started)
+        hooks = Hooks(self._expired, self._done, closed=self._closed, started=self._started)
         loop = Worker(self._agenda, meter)
         self._driver = Driver(self._agenda, loop, self.waiting, self.seconds, [lane], hooks)
         self.served: defaultdict[object, int] = defaultdict(int)

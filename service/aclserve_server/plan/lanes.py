@@ -82,10 +82,14 @@ class Lane(Generic[T]):
 
 @dataclass(frozen=True)
 class Hooks(Generic[T]):
-    """What is told of tickets that `expired` while they waited, and of batches that are `done`, `closed`, `started`."""
+    """What is told of tickets that `expired` while they waited, and of batches that are `done`, `closed`, `started`.
+
+    `room` is called where those that wait outside the queue may come in.
+    """
 
     expired: Callable[[T], None]
     done: Callable[[Batch[T]], None]
+    room: Action = lambda: None
     closed: Callable[[Batch[T]], None] = lambda batch: None
     started: Callable[[Batch[T]], None] = lambda batch: None
 
@@ -141,8 +145,10 @@ class Driver(Generic[T]):
         now = self._agenda.now
         for ticket in self.queue.expire(now):
             self._hooks.expired(ticket)
+        self._hooks.room()
         while (lane := self._freest()) is not None and self.queue.ready(now, idle=not lane.load):
             self._dispatch(lane)
+            self._hooks.room()
         wakeup = self.queue.next_wakeup(idle=any(lane.free and not lane.load for lane in self.lanes))
         if wakeup is not None and wakeup < self._armed:
             self._armed = wakeup

@@ -106,7 +106,7 @@ class Served:
             max_rows_per_stream=limits.max_rows_per_stream,
             gears=gears,
         )
-        hooks = Hooks(self._expired, self._done, started=self._started)
+        hooks = Hooks(self._expired, self._done, self._let_in, started=self._started)
         self._driver = Driver(process.agenda, process.loop, self.queue, seconds, lanes, hooks, process.costs.overheads)
 
     def submit(self, job: Job) -> str:
@@ -134,8 +134,8 @@ class Served:
         """Takes back an item that waits."""
         if not self._leave_outside(job):
             self.queue.cancel(job)
-        self._let_in()
-        self._driver.pump_soon()
+        if self._outside:
+            self._driver.pump_soon()
 
     def _bound(self, job: Job) -> None:
         if self._limits.timeout_s:
@@ -162,11 +162,9 @@ class Served:
             self._leave_outside(job)
             self.queue.add(job)
             self.totals.most_queue_rows = max(self.totals.most_queue_rows, self.queue.rows)
-            self._driver.pump_soon()
 
     def _expired(self, job: Job) -> None:
         job.source.ended(job, DropReason.TOO_OLD.name if job.drops else "ITEM_EXPIRED")
-        self._let_in()
 
     def _started(self, batch: Batch[Job]) -> None:
         if self._span[0] <= self._agenda.now <= self._span[1]:
@@ -176,7 +174,6 @@ class Served:
             self.totals.items += len(batch.tickets)
 
     def _done(self, batch: Batch[Job]) -> None:
-        self._let_in()
         by_source: dict[int, list[Job]] = {}
         for job in batch.tickets:
             by_source.setdefault(id(job.source), []).append(job)
