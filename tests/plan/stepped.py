@@ -174,11 +174,14 @@ class Real:
     at: int = 0
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
-    async def send(self, at: int, stream: int, timeout: float | None = None) -> None:
+    async def send(self, at: int, stream: int, timeout: int = 0) -> None:
         one = tensor("x", rows(at, 1))
         if stream < 0:
             before = self._calls
-            task = asyncio.create_task(self._call(at, pb.InferRequest(model=MODEL, inputs=[one]), timeout))
+            request = pb.InferRequest(model=MODEL, inputs=[one])
+            if timeout:  # in the message: gRPC would round it, and so change the order
+                request.timeout.FromSeconds(timeout)
+            task = asyncio.create_task(self._call(at, request))
             self.tasks.append(task)
             await self._until(lambda: task.done() or self._calls == before + 1)
         else:
@@ -226,9 +229,9 @@ class Real:
         (record,) = self.served.server.engine.records()
         return record.runner
 
-    async def _call(self, at: int, request: pb.InferRequest, timeout: float | None) -> None:
+    async def _call(self, at: int, request: pb.InferRequest) -> None:
         try:
-            answer = await self.channel.unary_unary(INFER)(request.SerializeToString(), timeout=timeout)
+            answer = await self.channel.unary_unary(INFER)(request.SerializeToString())
         except grpc.aio.AioRpcError as error:
             self.endings[at] = (refusal_of(error).reason, 0, 0)
         else:

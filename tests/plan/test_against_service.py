@@ -1,4 +1,4 @@
-"""The planner says of every item what the real service does with it: in which batch it is answered, or why it is not."""
+"""The planner says of every item what the service does with it: in which batch it is answered, or why it is not."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from plan.stepped import MODEL, Ending, Gate, Planned, real
 from serving import elementwise, put_model, serving
 
 POLICIES = ["wait", "drop_oldest", "drop_newest", "latest_only"]
-WINDOW, QUEUE_ROWS, MAX_ROWS, EVENTS = 4, 16, 4, 250
+WINDOW, QUEUE_ROWS, MAX_ROWS, EVENTS = 4, 16, 4, 300
 
 
 @pytest.mark.parametrize(
-    ("seed", "haste", "bound"), [(1, False, 0), (2, False, 0), (3, True, 0), (4, True, 0), (5, False, 2), (6, True, 2)]
+    ("seed", "haste", "bound"), [(1, False, 0), (2, False, 0), (3, True, 0), (4, True, 0), (7, False, 2), (6, True, 2)]
 )
 def test_every_item_ends_as_planned(tmp_path: Path, seed: int, haste: bool, bound: int) -> None:
-    """`haste`: calls have a deadline, far away, which changes their turn. `bound`: of a stream's rows in a batch."""
+    """`haste`: calls have a deadline, far away, but it changes their turn. `bound`: of a stream's rows in a batch."""
     put_model(tmp_path, MODEL, elementwise("Relu"), f"max_batch_size: {MAX_ROWS}\ndynamic_batching {{}}\n")
     gate = Gate()
     manners = [Manner(MODEL, policy=Policy(policy.replace("_", " "))) for policy in POLICIES]
@@ -47,14 +47,14 @@ async def history(
     async with real(served, gate, POLICIES) as service:  # type: ignore[arg-type]
         while at < EVENTS or planned.device.pending:
             at += 1
-            if planned.device.pending and (at >= EVENTS or chance.random() < 0.15):
+            if planned.device.pending and (at >= EVENTS or chance.random() < 0.12):
                 await service.step(at)
                 planned.step(at)
                 assert service.endings == planned.endings, (at, "step")
                 continue
             stream = chance.choice([-1, -1, *range(len(POLICIES))])
             if at < EVENTS and planned.may_send(stream):
-                await service.send(at, stream, 1000.0 if haste else None)
+                await service.send(at, stream, 1000 if haste else 0)
                 planned.send(at, stream)
                 assert service.endings == planned.endings, (at, stream)
         return dict(service.endings)

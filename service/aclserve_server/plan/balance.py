@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,12 +12,11 @@ from aclserve_server.plan.settings import Plan
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A stream: which of its traffic's, its process of those that are simulated, the proxy and the turn it came by."""
+    """A stream: which of its traffic's, its process of those that are simulated, and its turn among these."""
 
     traffic: str
     number: int
     process: int
-    proxy: int
     turn: int
 
 
@@ -49,11 +47,19 @@ def choose(plan: Plan, turn: int, open_to: Callable[[int], int], chance: random.
     processes = plan.processes
     if plan.fleet.balancing == "round_robin":
         return turn % processes
-    one = chance.randrange(processes)
+    one = int(chance.random() * processes)
     if plan.fleet.balancing == "random" or processes == 1:
         return one
-    other = chance.randrange(processes)
+    other = int(chance.random() * processes)
     return one if open_to(one) <= open_to(other) else other
+
+
+class _Open(dict[int, int]):
+    """How many requests a proxy has open, by process."""
+
+    def count(self, process: int) -> int:
+        """Those of one process."""
+        return self.get(process, 0)
 
 
 def place(plan: Plan) -> Placement:
@@ -67,21 +73,18 @@ def place(plan: Plan) -> Placement:
     chance_of(plan, "opening").shuffle(opening)
     chance = chance_of(plan, "balance")
     proxies = max(plan.proxy.count, 1)
-    known: list[Counter[int]] = [Counter() for _ in range(proxies)]
+    known = [_Open() for _ in range(proxies)]
     open_to = [0] * plan.processes
     chosen = []
     for turn, _ in enumerate(opening):
         seen = known[turn % proxies]
-        process = choose(plan, turn, seen.__getitem__, chance)
-        seen[process] += 1
+        process = choose(plan, turn, seen.count, chance)
+        seen[process] = seen.count(process) + 1
         open_to[process] += 1
         chosen.append(process)
     kept = _kept(plan, open_to)
-    streams = [
-        Placed(name, number, kept[process], turn % proxies, turn)
-        for turn, ((name, number), process) in enumerate(zip(opening, chosen, strict=True))
-        if process in kept
-    ]
+    simulated = [(*stream, kept[process]) for stream, process in zip(opening, chosen, strict=True) if process in kept]
+    streams = [Placed(*stream, turn) for turn, stream in enumerate(simulated)]
     return Placement(streams, [open_to[process] for process in kept], max(open_to))
 
 

@@ -81,7 +81,7 @@ def _run_sweeps(arguments: argparse.Namespace, document: files.Document, sweeps:
         missed = missed or all(each["goal"]["missed"] for _, each in found)
         title = _title(found[0][1], arguments.file)
         if not arguments.json:
-            print(("\n" if number else "") + report.sweep_text(title, sweep.key, found), end="")
+            print(("\n" if number else "") + report.sweep_text("" if number else title, sweep.key, found), end="")
         if arguments.picture:
             picture.draw_sweep(_numbered(arguments.picture, number, len(sweeps)), title, sweep.key, found)
     if arguments.json:

@@ -222,6 +222,8 @@ def _contradictions(plan: Plan) -> Iterator[str]:
         yield from _contradictions_of(f"traffic.{name}", traffic, plan)
     if plan.fleet.sample > plan.processes:
         yield f"fleet.sample: got {plan.fleet.sample}, there are {plan.processes} processes; give fewer"
+    if plan.proxy.count and plan.proxy.message_us and proxy_threads(plan) < 0.5:
+        yield "fleet.sample: a sample so small has no part of a proxy's thread; give more"
     if expected_arrivals(plan) > MOST_ARRIVALS:
         yield (
             f"about {expected_arrivals(plan):.3g} items would come, {MOST_ARRIVALS} are the most; give a shorter "
@@ -258,6 +260,11 @@ def gears_of(model: Model) -> list[int]:
 def max_rows(model: Model) -> int:
     """The most rows of an execution."""
     return gears_of(model)[-1]
+
+
+def proxy_threads(plan: Plan) -> float:
+    """The proxies' threads for the processes that are simulated."""
+    return plan.proxy.count * plan.proxy.threads * (plan.fleet.sample or plan.processes) / plan.processes
 
 
 def expected_arrivals(plan: Plan) -> float:

@@ -76,8 +76,8 @@ class _Measurement:
 
     def run(self, repeats: int) -> dict[str, Any]:
         described = self._models.GetModel(model_pb2.GetModelRequest(model=self._model), **self._call).description
-        gears = sorted(int(gear.values[0]) for gear in described.gears if gear.kind == "batch")
-        gears = gears or [described.max_rows]
+        compiled = {int(gear.values[0]) for gear in described.gears if gear.kind == "batch"}
+        gears = sorted({gear for gear in compiled if gear < described.max_rows} | {described.max_rows})
         before: Mapping[int, tuple[int, int]] = {}
         if repeats:
             for gear in gears:  # the first execution of a gear may be unlike all others

@@ -196,6 +196,8 @@ def _reasons(found: Document) -> list[tuple[str, str, float]]:
 
 
 def _show(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -11,7 +11,7 @@ from aclserve_server.engine.frames import Policy, share_of_queue
 from aclserve_server.plan import arrivals
 from aclserve_server.plan.agenda import Agenda, Meter, Worker
 from aclserve_server.plan.balance import Placed, chance_of, choose, place, stream_count
-from aclserve_server.plan.files import gears_of
+from aclserve_server.plan.files import gears_of, proxy_threads
 from aclserve_server.plan.lanes import Device, Overheads
 from aclserve_server.plan.process import Costs, Limits, Process, Served, Totals
 from aclserve_server.plan.settings import PRIORITIES, Model, Plan, Traffic
@@ -79,7 +79,7 @@ class _Simulation:
         self.tallies = {name: Tally(*self.span) for name in plan.traffic}
         self.placement = place(plan)
         self.simulated = plan.fleet.sample or plan.processes
-        self.proxies = self._proxies()
+        self.threads, self.proxy_s = self._threads()
         self.processes = [self._process(number) for number in range(self.simulated)]
         self.balance = chance_of(plan, "calls")
         self.turn = 0
@@ -103,7 +103,7 @@ class _Simulation:
             self.totals,
             [device.meter.share for device in devices],
             [process.loop.meter.share for process in self.processes],
-            [worker.meter.share for workers in self.proxies for worker in workers],
+            [worker.meter.share for worker in self.threads],
             self.placement.most,
             self._window(self.placement.most),
         )
@@ -116,11 +116,17 @@ class _Simulation:
         server = self.plan.server
         return share_of_queue(server.max_stream_items, streams, server.max_queue_rows)
 
-    def _proxies(self) -> list[list[Worker]]:
-        """The threads of each proxy; a sample of the processes has the same part of the proxies."""
+    def _threads(self) -> tuple[list[Worker], float]:
+        """The proxies' threads, and what a message costs one. A sample of the processes has the same part of them, and
+        where that is no whole number, their speed makes up for it.
+        """
         proxy = self.plan.proxy
-        count = -(-proxy.count * self.simulated // self.plan.processes)
-        return [[Worker(self.agenda, self._meter()) for _ in range(proxy.threads)] for _ in range(count)]
+        share = proxy_threads(self.plan)
+        if not share or not proxy.message_us:
+            return [], 0.0
+        count = max(round(share), 1)
+        workers = [Worker(self.agenda, self._meter()) for _ in range(count)]
+        return workers, proxy.message_us / 1e6 * count / share
 
     def _process(self, number: int) -> Process:
         plan, loop = self.plan, self.plan.loop
@@ -159,7 +165,7 @@ class _Simulation:
         process.active += 1
         manner = _manner(self.plan.traffic[placed.traffic])
         window = self._window(self.placement.open_to[placed.process])
-        road = self._road(process, placed.proxy, placed.turn)
+        road = self._road(process, placed.turn)
         stream = Stream(self.agenda, road, manner, self.tallies[placed.traffic], window)
         if manner.closed:
             self.agenda.at(0.0, stream.start)
@@ -178,15 +184,12 @@ class _Simulation:
         """Where a unary call goes: proxies take calls in turn, and know what all have open."""
         self.turn += 1
         number = choose(self.plan, self.turn, lambda process: self.processes[process].active, self.balance)
-        return self._road(self.processes[number], self.turn % max(self.plan.proxy.count, 1), self.turn)
+        return self._road(self.processes[number], self.turn)
 
-    def _road(self, process: Process, proxy: int, turn: int) -> Road:
-        """The way by a proxy and one of its threads."""
-        worker = None
-        if self.proxies:
-            workers = self.proxies[proxy % len(self.proxies)]
-            worker = workers[turn // self.plan.proxy.count % len(workers)]
-        return Road(process, worker, self.plan.proxy.message_us / 1e6)
+    def _road(self, process: Process, turn: int) -> Road:
+        """The way by a thread of a proxy; they take streams and calls in turn."""
+        worker = self.threads[turn % len(self.threads)] if self.threads else None
+        return Road(process, worker, self.proxy_s)
 
     def _feed(self, name: str, number: int, send: arrivals.Send) -> None:
         traffic = self.plan.traffic[name]
