@@ -66,7 +66,6 @@ fix: .venv/installed proto ## repair what check complains about, where a program
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 	$(BIN)/python tools/readme.py
-	$(BIN)/python tools/planning.py
 
 test: .venv/installed ## run all tests
 	$(BIN)/python -m pytest $(ARGS)

@@ -42,44 +42,52 @@ def stream_count(plan: Plan, name: str) -> int:
     return traffic.streams * (plan.devices if traffic.per_device else 1)
 
 
-def choose(plan: Plan, turn: int, open_to: Callable[[int], int], chance: random.Random) -> int:
-    """The process for what opens next; `open_to` tells how many requests a process has, as far as is known."""
-    processes = plan.processes
-    if plan.fleet.balancing == "round_robin":
-        return turn % processes
-    one = int(chance.random() * processes)
-    if plan.fleet.balancing == "random" or processes == 1:
-        return one
-    other = int(chance.random() * processes)
-    return one if open_to(one) <= open_to(other) else other
+class Balancer:
+    """Chooses the process for what opens next."""
+
+    def __init__(self, plan: Plan, chance: random.Random) -> None:
+        self._balancing = plan.fleet.balancing
+        self._processes = plan.processes
+        self._random = chance.random
+
+    def choose(self, turn: int, open_to: Callable[[int], int]) -> int:
+        """A process; `open_to` tells how many requests one has, as far as is known."""
+        processes = self._processes
+        if self._balancing == "round_robin":
+            return turn % processes
+        one = int(self._random() * processes)
+        if self._balancing == "random" or processes == 1:
+            return one
+        other = int(self._random() * processes)
+        return one if open_to(one) <= open_to(other) else other
 
 
 class _Open(dict[int, int]):
     """How many requests a proxy has open, by process."""
 
-    def count(self, process: int) -> int:
-        """Those of one process."""
-        return self.get(process, 0)
+    def __missing__(self, process: int) -> int:
+        return 0
 
 
 def place(plan: Plan) -> Placement:
-    """Balances the streams. They open in an order drawn by lot, and a proxy knows those that it has opened itself."""
+    """Balances the streams. Several kinds open in an order drawn by lot. A proxy knows those that it has opened."""
     opening = [
         (name, number)
         for name, traffic in plan.traffic.items()
         if not traffic.unary
         for number in range(stream_count(plan, name))
     ]
-    chance_of(plan, "opening").shuffle(opening)
-    chance = chance_of(plan, "balance")
+    if len({name for name, _ in opening}) > 1:
+        chance_of(plan, "opening").shuffle(opening)
+    balancer = Balancer(plan, chance_of(plan, "balance"))
     proxies = max(plan.proxy.count, 1)
     known = [_Open() for _ in range(proxies)]
     open_to = [0] * plan.processes
     chosen = []
     for turn, _ in enumerate(opening):
         seen = known[turn % proxies]
-        process = choose(plan, turn, seen.count, chance)
-        seen[process] = seen.count(process) + 1
+        process = balancer.choose(turn, seen.__getitem__)
+        seen[process] += 1
         open_to[process] += 1
         chosen.append(process)
     kept = _kept(plan, open_to)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from aclserve_server.engine.frames import Policy, share_of_queue
 from aclserve_server.plan import arrivals
 from aclserve_server.plan.agenda import Agenda, Meter, Worker
-from aclserve_server.plan.balance import Placed, chance_of, choose, place, stream_count
+from aclserve_server.plan.balance import Balancer, Placed, chance_of, place, stream_count
 from aclserve_server.plan.files import gears_of, proxy_threads
 from aclserve_server.plan.lanes import Device, Overheads
 from aclserve_server.plan.process import Costs, Limits, Process, Served, Totals
@@ -81,7 +81,7 @@ class _Simulation:
         self.simulated = plan.fleet.sample or plan.processes
         self.threads, self.proxy_s = self._threads()
         self.processes = [self._process(number) for number in range(self.simulated)]
-        self.balance = chance_of(plan, "calls")
+        self.balancer = Balancer(plan, chance_of(plan, "calls"))
         self.turn = 0
 
     def run(self) -> Outcome:
@@ -183,7 +183,7 @@ class _Simulation:
     def _next_road(self) -> Road:
         """Where a unary call goes: proxies take calls in turn, and know what all have open."""
         self.turn += 1
-        number = choose(self.plan, self.turn, lambda process: self.processes[process].active, self.balance)
+        number = self.balancer.choose(self.turn, lambda process: self.processes[process].active)
         return self._road(self.processes[number], self.turn)
 
     def _road(self, process: Process, turn: int) -> Road:
