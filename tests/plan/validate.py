@@ -56,7 +56,9 @@ of what was offered, in parts of 1."""
 
 @dataclass
 class Seen:
-    """What came of a load. `latencies_s` are the server's."""
+    """What came of a load. `latencies_s` are the server's; `late_s`: how late the clients were, which tells how far the
+    machine is to be believed.
+    """
 
     offered: int = 0
     answered: int = 0
@@ -65,6 +67,7 @@ class Seen:
     batches: float = 0.0
     rows: int = 0
     gear_rows: float = 0.0
+    late_s: float = 0.0
 
     def keep(self, timing: pb.Timing) -> None:
         """An answered item: its share of its batch."""
@@ -135,6 +138,7 @@ class Load:
 
     async def _wait(self, when: float) -> None:
         await asyncio.sleep(max(when - self._now, 0.0))
+        self._seen.late_s = max(self._seen.late_s, self._now - when)
 
     async def _calls(self, number: int) -> None:
         infer = self._channel.unary_unary("/aclserve.v1.ModelService/Infer")
@@ -249,13 +253,14 @@ def compare(plan: Plan, seen: Seen) -> list[Line]:
     ]
 
 
-def run(name: str, seconds: float) -> list[Line]:
-    """A scenario on a server of its own, compared."""
+def run(name: str, seconds: float) -> tuple[list[Line], float]:
+    """A scenario on a server of its own, compared; and how late its clients were, in seconds."""
     options = SCENARIOS[name].get("server", {})
     with started({"latency": LATENCY, "options": options}) as place:
         access = Access(place.grpc)
         seen, sent = asyncio.run(load(place.grpc, plan_of(name, measure(MODEL, access, repeats=1), seconds)))
-        return compare(as_sent(plan_of(name, measure(MODEL, access, repeats=0), seconds), sent), seen)
+        plan = plan_of(name, measure(MODEL, access, repeats=0), seconds)
+        return compare(as_sent(plan, sent), seen), seen.late_s
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -268,7 +273,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"no scenario {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")
     wrong = 0
     for name in arguments.scenarios or SCENARIOS:
-        for line in run(name, arguments.seconds):
+        lines, late_s = run(name, arguments.seconds)
+        print(f"{name:8}  the machine let clients send up to {1e3 * late_s:.0f} ms late")
+        for line in lines:
             beyond = abs(line.error) > line.allowed
             wrong += beyond
             mark = f"  beyond {100 * line.allowed:.0f} %" if beyond else ""

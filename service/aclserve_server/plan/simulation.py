@@ -38,11 +38,6 @@ class Outcome:
     most_streams: int
     window: int
 
-    @property
-    def events(self) -> int:
-        """Items that were looked at."""
-        return sum(tally.offered for tally in self.tallies.values())
-
 
 def simulate(plan: Plan) -> Outcome:
     """Runs a plan. The same plan gives the same outcome, on any machine."""

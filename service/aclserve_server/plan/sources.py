@@ -63,11 +63,6 @@ class Tally:
     def _bin(self, now: float) -> int:
         return min(int((now - self.begin) / (self.end - self.begin) * BINS), BINS - 1)
 
-    def percentile(self, share: float) -> float:
-        """A percentile of the latencies, 0 where there are none."""
-        ordered = sorted(self.latencies)
-        return ordered[min(int(len(ordered) * share), len(ordered) - 1)] if ordered else 0.0
-
 
 @dataclass(frozen=True)
 class Manner:
