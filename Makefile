@@ -25,7 +25,7 @@ KITS := client-go client-node client-java client-rust client-cpp
 
 .DEFAULT_GOAL := help
 .PHONY: help install proto protoset release-protos check fix test test-clients $(KITS)
-.PHONY: test-contract compat-tools serve demo demo-video bench bench-peers bench-standing load perf-analyzer fuzz chaos soak overload image clean
+.PHONY: test-contract compat-tools serve demo demo-video bench bench-peers bench-standing load perf-analyzer fuzz chaos soak overload plan-docs plan-validate image clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "%-14s %s\n", $$1, $$2}' Makefile
@@ -122,6 +122,12 @@ soak: .venv/installed ## a million items through one server on a device that fai
 
 overload: .venv/installed ## three times as many calls as the server can serve
 	$(BIN)/python -m tests.chaos.run overload --seconds $(SECONDS) $(ARGS)
+
+plan-docs: .venv/installed ## make the tables of docs/planning.md anew from its plans
+	$(BIN)/python tools/planning.py
+
+plan-validate: .venv/installed ## compare `aclserve plan` with the service on the emulated device, for some minutes
+	$(BIN)/python -m tests.plan.validate $(ARGS)
 
 image: ## build the container image (BASE_IMAGE: a CANN image for the card)
 	docker build --build-arg BASE_IMAGE=$(BASE_IMAGE) --tag $(IMAGE) .

@@ -43,6 +43,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     f"{SERVER}.allocator": (),
     f"{SERVER}.logs": (),
     f"{SERVER}.metrics": (ENGINE, DEVICE, ACL),
+    f"{SERVER}.plan": (ERRORS, ENGINE, f"{SERVER}.options"),
+    f"{SERVER}.plan.measure": (ERRORS, "aclserve.v1", f"{SERVER}.kserve"),
     f"{SERVER}.profiling": (),
     f"{SERVER}.inspect": (),
     f"{SERVER}.surrender": (ERRORS, ACL, DEVICE),
@@ -59,11 +61,19 @@ ALONE = ("aclserve", SERVER)
 CONFINED: dict[str, tuple[str, ...]] = {
     # a library: the only packages and modules that may import it
     "ctypes": (ACL, f"{SERVER}.emulator", DEVICE, f"{SERVER}.allocator"),
-    "grpc": (RPC, f"{SERVER}.server", CLIENT, "aclserve.v1", f"{SERVER}.kserve"),
+    "grpc": (RPC, f"{SERVER}.server", f"{SERVER}.plan.measure", CLIENT, "aclserve.v1", f"{SERVER}.kserve"),
     "grpc_health": (RPC, f"{SERVER}.server"),
     "grpc_reflection": (RPC, f"{SERVER}.server"),
     "grpc_status": (RPC,),
-    "google.protobuf": (RPC, f"{SERVER}.emulator", f"{SERVER}.inspect", CLIENT, "aclserve.v1", f"{SERVER}.kserve"),
+    "google.protobuf": (
+        RPC,
+        f"{SERVER}.emulator",
+        f"{SERVER}.inspect",
+        f"{SERVER}.plan.measure",
+        CLIENT,
+        "aclserve.v1",
+        f"{SERVER}.kserve",
+    ),
     "google.rpc": (RPC, CLIENT),
     "onnx": (f"{SERVER}.emulator", f"{SERVER}.inspect"),
     "onnxruntime": (f"{SERVER}.emulator",),
@@ -72,6 +82,7 @@ CONFINED: dict[str, tuple[str, ...]] = {
     "pyinstrument": (f"{SERVER}.profiling",),
     "uvloop": (f"{SERVER}.server", f"{SERVER}.cli"),
     "rich": (CLIENT,),
+    "matplotlib": (CLIENT, f"{SERVER}.plan.picture"),
 }
 
 BIG_TABLES = ("acl/abi.py", "acl/codes.py", "acl/types.py")

@@ -1,4 +1,6 @@
-"""The command `aclserve`: `serve` runs the service, `model inspect` shows what a model file says of itself."""
+"""The command `aclserve`: `serve` runs the service, `plan` simulates it, `model inspect` shows what a model file
+says of itself.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +24,7 @@ from aclserve_server.acl.errors import AclError, LibraryError
 from aclserve_server.config import Config, ConfigError, add_arguments
 from aclserve_server.device.faults import is_device_fatal
 from aclserve_server.inspect import InspectError, describe_file, format_text
+from aclserve_server.plan.command import add_commands as add_plan_commands
 from aclserve_server.profiling import Profiler
 from aclserve_server.server import Addresses, Server
 
@@ -65,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("file", type=Path, help="a .om or .onnx file")
     inspect.add_argument("--json", action="store_true", help="one JSON document instead of text")
     inspect.set_defaults(run=_inspect)
+    add_plan_commands(commands.add_parser("plan", help="find out by simulation what a fleet can do"))
     return parser
 
 

@@ -1,13 +1,15 @@
-"""A device in simulated time, and tickets for it: drives a BatchQueue as a runner does, and checks it at every step."""
+"""A device in simulated time, and tickets for it: the planner's driver of a BatchQueue, checked at every step."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
 
 from aclserve_server.engine.batching import BatchQueue
+from aclserve_server.plan.agenda import Agenda, Meter, Worker
+from aclserve_server.plan.lanes import Batch, Driver, Hooks, Lane
+from aclserve_server.plan.lanes import Device as PlanDevice
 
 
 @dataclass(eq=False)
@@ -41,69 +43,63 @@ class Device:
     waiting: BatchQueue[Ticket]
     seconds: Callable[[int], float]
     slots: int = 2
-    now: float = 0.0
     batches: list[list[Ticket]] = field(default_factory=list)
     on_done: Callable[[Ticket], None] = lambda ticket: None
     on_expired: Callable[[Ticket], None] = lambda ticket: None
 
     def __post_init__(self) -> None:
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
-        self._sequence = 0
-        self._pending: list[list[Ticket]] = []
-        self._busy_until = 0.0
+        self._agenda = Agenda()
+        meter = Meter(0.0, float("inf"))
+        lane: Lane[Ticket] = Lane(PlanDevice(self._agenda, 1, meter), self.slots)
+        hooks = Hooks(self._expired, self._done, closed=self._closed, started=self._started)
+        loop = Worker(self._agenda, meter)
+        self._driver = Driver(self._agenda, loop, self.waiting, self.seconds, [lane], hooks)
         self.served: defaultdict[object, int] = defaultdict(int)
+
+    @property
+    def now(self) -> float:
+        return self._agenda.now
 
     @property
     def busy_s(self) -> float:
         """How long what it has will take."""
-        return max(self._busy_until - self.now, 0.0)
+        return self._driver.busy_s
 
     def at(self, when: float, action: Callable[[], None]) -> None:
         """Does something at a time; in order where the times are equal."""
-        self._sequence += 1
-        heappush(self._events, (when, self._sequence, action))
+
+        def act() -> None:
+            action()
+            self._driver.pump_soon()
+
+        self._agenda.at(when, act)
 
     def run(self, until: float = float("inf")) -> None:
         """Lets time pass, up to a time or until nothing is left to happen."""
-        while True:
-            wakeup = self.waiting.next_wakeup(idle=not self._pending)
-            event = self._events[0][0] if self._events else None
-            times = [when for when in (wakeup, event) if when is not None]
-            if not times or min(times) > until:
-                return
-            self.now = max(self.now, min(times))
-            while self._events and self._events[0][0] <= self.now:
-                heappop(self._events)[2]()
-            self._pump()
+        self._driver.pump_soon()
+        self._agenda.run(until)
 
-    def _pump(self) -> None:
-        for ticket in self.waiting.expire(self.now):
-            assert ticket.deadline is not None
-            assert ticket.deadline <= self.now
-            ticket.left += 1
-            self.on_expired(ticket)
-        while len(self._pending) < self.slots and self.waiting.ready(self.now, idle=not self._pending):
-            self._start(self.waiting.take())
+    def _expired(self, ticket: Ticket) -> None:
+        assert ticket.deadline is not None
+        assert ticket.deadline <= self.now
+        ticket.left += 1
+        self.on_expired(ticket)
 
-    def _start(self, batch: list[Ticket]) -> None:
-        rows = sum(ticket.rows for ticket in batch)
-        assert 1 <= rows <= self.waiting.max_rows
-        assert 1 <= len(batch) <= self.waiting.max_items
-        start = max(self.now, self._busy_until)
-        for ticket in batch:
+    def _closed(self, batch: Batch[Ticket]) -> None:
+        assert 1 <= batch.rows == sum(ticket.rows for ticket in batch.tickets) <= self.waiting.max_rows
+        assert 1 <= len(batch.tickets) <= self.waiting.max_items
+        for ticket in batch.tickets:
             assert ticket.deadline is None or self.now < ticket.deadline
             assert not ticket.waiting
             ticket.left += 1
-            ticket.closed, ticket.started = self.now, start
+            ticket.closed = self.now
             self.served[ticket.stream] += ticket.rows
-        self.batches.append(batch)
-        self._pending.append(batch)
-        cost = self.seconds(self.waiting.costs.gear_for(rows))
-        self._busy_until = start + cost
-        self.at(self._busy_until, lambda: self._done(batch, cost))
+        self.batches.append(batch.tickets)
 
-    def _done(self, batch: list[Ticket], cost: float) -> None:
-        self._pending.remove(batch)
-        self.waiting.costs.learn(self.waiting.costs.gear_for(sum(ticket.rows for ticket in batch)), cost)
-        for ticket in batch:
+    def _started(self, batch: Batch[Ticket]) -> None:
+        for ticket in batch.tickets:
+            ticket.started = self.now
+
+    def _done(self, batch: Batch[Ticket]) -> None:
+        for ticket in batch.tickets:
             self.on_done(ticket)

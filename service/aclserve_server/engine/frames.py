@@ -48,6 +48,14 @@ GiveUp = Callable[[Frame, DropReason], None]
 """Takes a waiting frame out of its queue and answers it, by which it leaves the window."""
 
 
+def share_of_queue(max_items: int, streams: int, max_queue_rows: int) -> int:
+    """The window of each of so many streams, in powers of two, so that obeying streams never find the queue full."""
+    share = max_items
+    while share > 1 and share * streams > max_queue_rows:
+        share //= 2
+    return share
+
+
 class FrameWindow:
     """The pending items of one stream."""
 

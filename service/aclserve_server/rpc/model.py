@@ -14,6 +14,7 @@ from aclserve.v1 import model_pb2 as pb
 from aclserve_server.access.principal import CURRENT
 from aclserve_server.engine.contract import Sink, Ticket
 from aclserve_server.engine.engine import Engine, LoadOptions
+from aclserve_server.engine.frames import share_of_queue
 from aclserve_server.engine.items import Item, Result
 from aclserve_server.engine.memory import MemoryManager, Pin
 from aclserve_server.rpc.calls import OpenCalls
@@ -217,10 +218,8 @@ class ModelService:
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
 
     def _divide(self) -> None:
-        """Gives each stream its part of a queue, in powers of two, so that obeying streams never find it full."""
-        share = self._limits.max_items
-        while share > 1 and share * len(self._sessions) > self._max_queue_rows:
-            share //= 2
+        """Gives each stream its part of a queue."""
+        share = share_of_queue(self._limits.max_items, len(self._sessions), self._max_queue_rows)
         if share != self._share:
             self._share = share
             for session in self._sessions:
