@@ -170,11 +170,11 @@ class StreamSession:
                 self.frames.leave(frame)
         if self._in_order:
             for result in live:
-                self._entries[result.item_id].messages = assemble_results([result], self._limits.max_message_bytes)
+                self._entries[result.item_id].messages = assemble_results([result], self._limits.packed_bytes)
             self._put_in_order()
         elif live:
             entries = [self._entries.pop(result.item_id) for result in live]
-            self._put_all(_frames(entries), assemble_results(live, self._limits.max_message_bytes))
+            self._put_all(_frames(entries), assemble_results(live, self._limits.packed_bytes))
 
     def _count(self, result: Result, model: str, received: float) -> None:
         if self._trace is not None:
