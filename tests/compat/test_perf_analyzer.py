@@ -150,6 +150,17 @@ def test_its_report_shows_the_device_from_the_metrics_page(tool: PerfAnalyzer, s
     assert 0 < int(found[1]) < int(total)
 
 
+def test_it_sets_what_is_traced(tool: PerfAnalyzer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    put_models(tmp_path / "models")
+    with serving(tmp_path / "models", tracing=True) as up:
+        options = "--trace-level TIMESTAMPS --trace-rate 10 --trace-count 5 --log-frequency 0"
+        assert report(tool, up, f"-m rows {options}").requests == REQUESTS
+        tracing = up.server.models.tracing
+        assert tracing is not None
+        assert (tracing.sampling.on, tracing.sampling.rate, tracing.sampling.count) == (True, 10, 0)
+
+
 def test_what_the_server_refuses_is_told(tool: PerfAnalyzer, service: Serving, tmp_path: Path) -> None:
     done = run(tool, service.address, "-m nothing")
     assert done.returncode == 99
