@@ -338,6 +338,21 @@ def test_triton_s_names_show_a_model_s_statistics(port: int, registry: Collector
     }
 
 
+def test_triton_s_names_have_no_exponents(port: int, registry: CollectorRegistry) -> None:
+    """perf_analyzer reads 8.589934592e+09 as 8."""
+    metrics = ServerMetrics(registry, unix_ns)
+    TritonNames(registry, metrics)
+    metrics.sample_device(snapshot(None, AttributeUse(aclrtMemAttr.ACL_HBM_MEM, 1, 8 << 30)))
+    statistics = ModelStatistics()
+    statistics.add_success(Execution(1, 1, 0, 0, 0, 0, 3_000_000_001_000), 1)
+    metrics.serve([Served("a b", 1, lambda: 0, statistics)])
+    _, body, _ = fetch(port, "/metrics")
+    lines = body.decode().splitlines()
+    assert 'nv_gpu_memory_total_bytes{gpu_uuid="npu-3"} 8589934592.0' in lines
+    assert 'nv_inference_request_duration_us{model="a b",version="1"} 3000000001.0' in lines
+    assert 'aclserve_device_memory_total_bytes{kind="hbm_mem"} 8.589934592e+09' in lines
+
+
 def test_a_broken_gauge_leaves_the_others(port: int, registry: CollectorRegistry) -> None:
     def broken() -> MemoryUse:
         raise RuntimeError("no leases here")

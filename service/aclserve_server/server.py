@@ -284,7 +284,7 @@ class Server:
             self.memory,
             self.regions,
             self.calls,
-            ServerFacts(version("aclserve"), config.device, config.max_upload_bytes, config.tracing),
+            ServerFacts(version("aclserve"), config.device, config.max_upload_bytes, self.models.tracing),
             infer=inference.infer,
             stream_infer=inference.stream_infer,
             is_up=lambda: self._ready,

@@ -3,7 +3,8 @@
 They are processes of their own: the stubs of these packages and the server's have the same names. What they cover of
 the compatibility list: types, forms, outputs, errors, versions and streams in test_triton_client.py, shared memory in
 test_triton_memory.py, states of the repository in test_triton_server.py, models in test_triton_models.py, the kserve
-package in test_kserve.py. Clients in other languages are the kits' (`make test-clients`); perf_analyzer has a target.
+package in test_kserve.py, clients in Go and Java that have the protoset alone in test_protoset.py, the client in C++ in
+test_perf_analyzer.py. The kits in other languages are for the native API (`make test-clients`).
 """
 
 from __future__ import annotations

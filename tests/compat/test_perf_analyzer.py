@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,11 @@ _SERVER = re.compile(
     r"compute infer (\d+) usec \+ compute output (\d+) usec\)"
 )
 
+_DEVICE = re.compile(
+    r"Avg GPU Utilization:\s+npu-0 : [\d.]+%\s+Avg GPU Power Usage:\s+Max GPU Memory Usage:\s+npu-0 : (\d+) bytes\s+"
+    r"Total GPU Memory:\s+npu-0 : (\d+) bytes"
+)
+
 
 @pytest.fixture(scope="module")
 def tool() -> PerfAnalyzer:
@@ -45,7 +51,7 @@ def tool() -> PerfAnalyzer:
 def service(tool: PerfAnalyzer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     root = tmp_path_factory.mktemp("models")
     put_models(root)
-    with serving(root, system_shared_memory=True) as up:
+    with serving(root, system_shared_memory=True, triton_metrics=True) as up:
         yield up
 
 
@@ -125,6 +131,34 @@ def test_every_kind_of_model(model: str, options: str, tool: PerfAnalyzer, servi
     found = report(tool, service, f"-m {model} --concurrency-range 2 {options}")
     assert found.requests == REQUESTS
     assert statistics.success.count - before == REQUESTS
+
+
+def test_its_report_shows_the_device_from_the_metrics_page(tool: PerfAnalyzer, service: Serving) -> None:
+    """Numbers as that page has them; AscendCL tells no power, and perf_analyzer says that it is missing."""
+    page = f"http://127.0.0.1:{service.metrics_port}/metrics"
+    done = run(
+        tool, service.address, f"-m rows --verbose-csv --collect-metrics --metrics-url {page} --metrics-interval 50"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "'nv_gpu_power_usage'" in done.stderr
+    found = _DEVICE.search(done.stdout)
+    assert found is not None, done.stdout
+    with urllib.request.urlopen(page, timeout=_RUN_S) as answer:
+        text = answer.read().decode()
+    (total,) = re.findall(r'^nv_gpu_memory_total_bytes\{gpu_uuid="npu-0"\} (\d+)\.0$', text, re.MULTILINE)
+    assert int(found[2]) == int(total) >= 1 << 30
+    assert 0 < int(found[1]) < int(total)
+
+
+def test_it_sets_what_is_traced(tool: PerfAnalyzer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    put_models(tmp_path / "models")
+    with serving(tmp_path / "models", tracing=True) as up:
+        options = "--trace-level TIMESTAMPS --trace-rate 10 --trace-count 5 --log-frequency 0"
+        assert report(tool, up, f"-m rows {options}").requests == REQUESTS
+        tracing = up.server.models.tracing
+        assert tracing is not None
+        assert (tracing.sampling.on, tracing.sampling.rate, tracing.sampling.count) == (True, 10, 0)
 
 
 def test_what_the_server_refuses_is_told(tool: PerfAnalyzer, service: Serving, tmp_path: Path) -> None:

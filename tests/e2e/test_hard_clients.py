@@ -21,13 +21,15 @@ from grpc_health.v1 import health_pb2
 from aclserve.v1 import model_pb2
 from aclserve_server.emulator import EmulatorConfig
 from aclserve_server.rpc import stream as rpc_stream
-from e2e.raw import STREAM_INFER, Raw, RawStream, item, leaves_nothing, on_loop, tensor, wait_until
+from aclserve_server.rpc.stream_settings import PACKED_BYTES
+from e2e.raw import STREAM_INFER, Raw, RawStream, answer, item, leaves_nothing, on_loop, tensor, wait_until
 from serving import Serving, elementwise, put_model, rows, serving
 
 Config = model_pb2.StreamConfig
 DROP_NEWEST, LATEST_ONLY = model_pb2.FRAME_POLICY_DROP_NEWEST, model_pb2.FRAME_POLICY_LATEST_ONLY
 COMPLETION, SUBMISSION = model_pb2.RESULT_ORDER_COMPLETION, model_pb2.RESULT_ORDER_SUBMISSION
 WINDOW = 16
+WIDE = 100_000
 IDLE = 1000
 
 _DIES = """
@@ -53,6 +55,7 @@ time.sleep(600)
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     root = tmp_path_factory.mktemp("models")
     put_model(root, "one", elementwise())
+    put_model(root, "wide", elementwise(shape=("rows", WIDE)))
     with serving(root, emulator=EmulatorConfig(memory_bytes=256 << 20), max_stream_items=WINDOW) as up:
         yield up
 
@@ -376,3 +379,21 @@ def test_watching_too_often(raw: Raw, interval: Duration) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         next(raw.models.WatchStreams(model_pb2.WatchStreamsRequest(interval=interval), timeout=30))
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT  # type: ignore[attr-defined]
+
+
+# Clients that take little.
+
+
+@pytest.mark.parametrize("order", [COMPLETION, SUBMISSION])
+def test_results_that_are_ready_together_fit_a_client_of_no_kit(service: Serving, raw: Raw, order: Any) -> None:
+    """Its library refuses messages of more than 4 MiB, and would end the stream for results of which each is small."""
+    assert WIDE * 4 * (WINDOW - 1) > PACKED_BYTES > WIDE * 4
+    stream = raw.stream(Config(model="wide", order=order))
+    service.emulator.hold()
+    stream.items(*(item(str(at), tensor("x", rows(at, 1, WIDE))) for at in range(WINDOW)))
+    wait_until(lambda: only(service).received == WINDOW, "all have come")
+    service.emulator.release()
+    results = stream.finish()
+    assert sorted(int(result.id) for result in results) == list(range(WINDOW))
+    for result in results:
+        assert answer(result) == rows(int(result.id), 1, WIDE).tobytes()

@@ -346,6 +346,23 @@ def test_every_item_has_its_span_below_the_caller_s(service: Serving, raw: Raw) 
     assert len({attributes["aclserve.stream"] for attributes in spans.values()}) == 1
 
 
+def test_calls_that_infer_nothing_have_no_span(service: Serving, raw: Raw) -> None:
+    exporter = traced(service)
+    for method, request in (
+        ("/grpc.health.v1.Health/Check", b""),
+        (V2 + "ServerLive", b""),
+        (V2 + "ServerReady", b""),
+        (V2 + "ModelReady", inference_pb2.ModelReadyRequest(name="one").SerializeToString()),
+        (V2 + "ModelStatistics", b""),
+        ("/aclserve.v1.ModelService/ListModels", b""),
+        ("/aclserve.v1.DeviceService/GetServerInfo", b""),
+    ):
+        raw.channel.unary_unary(method)(request, timeout=TIMEOUT_S, metadata=(TRACEPARENT,))
+    assert exporter.get_finished_spans() == ()
+    raw.infer(model_pb2.InferRequest(model="one", inputs=[x()]))
+    assert len(exporter.get_finished_spans()) == 1
+
+
 class Collector(BaseHTTPRequestHandler):
     """An OTLP endpoint."""
 

@@ -138,6 +138,27 @@ def test_a_model_of_unknown_shapes_with_instances_and_a_warm_up(root: Path) -> N
         assert np.array_equal(client.infer("m", {"x": given}).outputs["y"], given)
 
 
+@pytest.mark.parametrize("run_mode", ["device", "host"])
+def test_a_model_of_unknown_shapes_is_reshaped_as_well(root: Path, run_mode: str) -> None:
+    config = """max_batch_size: 4
+        input { name: "x" dims: [ 2, 3 ] reshape { shape: [ 6 ] } }
+        output { name: "y" dims: [ 3, 1, 2 ] reshape { shape: [ 6 ] } }"""
+    put_model(root, "m", summed(), config)
+    put_model(root, "wrong", summed(), 'max_batch_size: 4 output { name: "y" dims: [ 2, 2 ] reshape { shape: [ 4 ] } }')
+    with serving(root, emulator=EmulatorConfig(run_mode=run_mode)) as up, Client(up.address) as client:
+        described = client.describe("m")
+        assert (described.inputs[0].shape, described.outputs[0].shape) == ((-1, 2, 3), (-1, 3, 1, 2))
+        given = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
+        assert np.array_equal(client.infer("m", {"x": given}).outputs["y"], given.reshape(2, 3, 1, 2))
+        with pytest.raises(InvalidArgument, match="takes"):
+            client.infer("m", {"x": given.reshape(2, 6)})
+        fits = np.ones((3, 4), np.float32)
+        assert client.infer("wrong", {"x": fits}).outputs["y"].shape == (3, 2, 2)
+        with pytest.raises(FailedPrecondition, match=r"shape \[1, 6\].* reshapes to \[1, 2, 2\]"):
+            client.infer("wrong", {"x": np.ones((1, 6), np.float32)})
+        assert client.infer("wrong", {"x": fits}).outputs["y"].shape == (3, 2, 2)
+
+
 # Warm-up.
 
 SAMPLE = """model_warmup [ {{ name: "w" batch_size: {rows} count: {count}

@@ -124,6 +124,27 @@ def test_failed_and_dropped_items(tracing: Tracing, exporter: InMemorySpanExport
     assert not dropped.events
 
 
+def test_one_of_so_many_items_has_a_span_until_there_are_enough(
+    tracing: Tracing, exporter: InMemorySpanExporter
+) -> None:
+    call = context(tracing)
+
+    def made(items: int) -> list[str]:
+        exporter.clear()
+        for at in range(items):
+            call.item(Result(str(at)), "digits", perf_counter())
+        return [str((span.attributes or {})["aclserve.item"]) for span in exporter.get_finished_spans()]
+
+    assert made(2) == ["0", "1"]
+    tracing.sampling.set(on=True, rate=3, count=2)
+    assert made(12) == ["2", "5"]
+    assert tracing.sampling.count == 0
+    tracing.sampling.set(on=False, rate=1, count=-1)
+    assert made(3) == []
+    tracing.sampling.set(on=True, rate=2, count=-1)
+    assert made(5) == ["1", "3"]
+
+
 def test_without_the_extra_it_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 

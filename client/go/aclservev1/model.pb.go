@@ -3016,7 +3016,8 @@ type StreamInferResponse_Ready struct {
 }
 
 type StreamInferResponse_Results struct {
-	// One or several results that became ready together.
+	// One or several results that became ready together: up to 4 MiB of them, which is what most clients take by default; one
+	// alone is as long as it is.
 	Results *ResultList `protobuf:"bytes,2,opt,name=results,proto3,oneof"`
 }
 

@@ -40,8 +40,6 @@ def reshaped(description: ModelDescription, config: ModelConfig) -> ModelDescrip
     outputs = _client_shapes(config.outputs)
     if not inputs and not outputs:
         return description
-    if description.unknown_shape:
-        raise _contradiction("has a reshape; the model's shapes are known only when it runs, so it has none")
     batch = 1 if config.max_batch_size else 0
     for info in description.outputs:
         if info.name in outputs and info.channel_block:

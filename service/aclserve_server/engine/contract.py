@@ -22,6 +22,7 @@ from aclserve_server.engine.advice import dtype_fix, nearest, shape_fix, size_fi
 from aclserve_server.engine.fills import Fills
 from aclserve_server.engine.items import Input, Item, OutputRequest
 from aclserve_server.engine.model_config import QueuePolicy
+from aclserve_server.engine.reshapes import Reshapes
 from aclserve_server.engine.tickets import Owner, Part, PinFunction, RegionPinFunction, Sink, Ticket, Wanted
 
 __all__ = [
@@ -335,7 +336,17 @@ class ShapeContract(Contract):
 
 
 class FreeContract(Contract):
-    """-1 in a model's shape stands for any size; outputs are known after the run."""
+    """-1 in a model's shape stands for any size; outputs are known after the run. `reshapes` are for who runs it."""
+
+    def __init__(
+        self,
+        description: ModelDescription,
+        pin: PinFunction,
+        pin_region: RegionPinFunction,
+        reshapes: Reshapes | None = None,
+    ) -> None:
+        super().__init__(description, pin, pin_region)
+        self.reshapes = reshapes or Reshapes()
 
     def output_shape(self, ticket: Ticket, index: int) -> tuple[int, ...] | None:
         shape = self.outputs[index].shape

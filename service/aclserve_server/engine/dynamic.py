@@ -88,6 +88,7 @@ class DynamicRunner(Runner):
         self.slots = []
         self._device = device
         self._model = model
+        self._reshapes = contract.reshapes
         self._blocking = blocking
         self._scratch = Scratch(device)
         self._running: Run | None = None
@@ -140,7 +141,7 @@ class DynamicRunner(Runner):
             for index in range(len(empty)):
                 untaken.callback(self._free_output, outputs, index)
             for index, (part, info) in enumerate(zip(ticket.parts, self.contract.inputs, strict=True)):
-                inputs.set_shape(index, info.dtype, part.shape)
+                inputs.set_shape(index, info.dtype, self._reshapes.input_shape(index, part.shape))
             run.packed_ns = perf_counter_ns()
             for part in ticket.parts:
                 part.data = None
@@ -184,6 +185,7 @@ class DynamicRunner(Runner):
     def _take(self, wanted: Wanted, shape: tuple[int, ...], buffer: Buffer | None) -> OutputTensor:
         info = self.contract.outputs[wanted.index]
         size = math.prod(shape) * info.dtype.itemsize
+        shape = self._reshapes.output_shape(wanted.index, shape)
         if wanted.region is not None:
             if size > wanted.region.length_bytes:
                 raise region_too_small(wanted.region.slice, wanted.region.length_bytes, size)

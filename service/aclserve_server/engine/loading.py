@@ -35,6 +35,7 @@ from aclserve_server.engine.independence import mixes_rows
 from aclserve_server.engine.lane import AsyncLane, Lane, SyncLane
 from aclserve_server.engine.model_config import ModelConfig, QueuePolicy
 from aclserve_server.engine.outcomes import Observer
+from aclserve_server.engine.reshapes import reshapes_of
 from aclserve_server.engine.room import check_fits
 from aclserve_server.engine.runner import Runner
 from aclserve_server.engine.slots import Slot, slot_bytes
@@ -210,11 +211,12 @@ def prepare(
     description = reshaped(models[0].description, config)
     delay = config.max_queue_delay_us / 1e6 if config.max_queue_delay_us is not None else options.max_queue_delay_s
     if description.unknown_shape:
-        contract: Contract = FreeContract(description, pin, pin_region)
+        free = reshapes_of(models[0].description, config)
+        contract: Contract = FreeContract(description, pin, pin_region, free)
         reason = "its output shapes are known only after the run"
-        made = Prepared([Instance(model, []) for model in models], contract, True, False, reason, 0.0, weights)
-        made.queue_policy = contract.queue_policy = config.queue_policy
-        return made
+        policy = contract.queue_policy = config.queue_policy
+        alone = [Instance(model, []) for model in models]
+        return Prepared(alone, contract, True, False, reason, 0.0, weights, policy, description)
     gears, reason = row_gears(description, config)
     check_fits(device, 0, 0, slot_bytes(description) * options.slots * len(models))
     with ExitStack() as undo:

@@ -16,6 +16,8 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import make_wsgi_app
 
+from aclserve_server.metrics.triton import plain_numbers
+
 logger = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 16
@@ -93,6 +95,8 @@ class MetricsServer:
         as_get = {**environ, "REQUEST_METHOD": "GET"}
         body = b"".join(self._metrics_app(as_get, lambda status, headers: begun.append((status, headers))))
         status, headers = begun[0]
+        if "Content-Encoding" not in dict(headers):  # who asks for compression reads exponents
+            body = plain_numbers(body)
         start_response(status, [*headers, ("Content-Length", str(len(body)))])
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 

@@ -6,6 +6,7 @@ when a model is loaded anew, as Triton's do.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry
@@ -27,6 +28,13 @@ _SUMS: dict[str, tuple[str, Callable[[ModelStatistics], float]]] = {
     "compute_infer_duration_us": ("Of requests, executing.", lambda of: of.compute_infer.ns // 1000),
     "compute_output_duration_us": ("Of requests, copying out.", lambda of: of.compute_output.ns // 1000),
 }
+
+_EXPONENT = re.compile(rb"^(nv_.* )([0-9.]+e\+[0-9]+)$", re.MULTILINE)
+
+
+def plain_numbers(page: bytes) -> bytes:
+    """A page of metrics whose lines of these names have no exponents, which perf_analyzer reads over: 8.5e+09 as 8."""
+    return _EXPONENT.sub(lambda found: found[1] + b"%.1f" % float(found[2]), page)
 
 
 class TritonNames(Collector):

@@ -27,12 +27,15 @@ class Source(Protocol):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Job(Frame):
-    """An item: a frame of its stream and a ticket of its model. Its client had it ready at `due`."""
+    """An item: a frame of its stream and a ticket of its model. Its client had it ready at `due`. Nobody is its `payer`:
+    plans know streams, not principals.
+    """
 
     rows: int
     due: float
     source: Source
     stream: object
+    payer: None = None
     deadline: float | None = None
     drops: bool = False
     patient: bool = False

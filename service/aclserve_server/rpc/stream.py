@@ -48,7 +48,6 @@ _HALF_CLOSE_S = 1.0
 """How long a stream that is going away waits, after its last answer, for the client's half-close."""
 
 _LATENCIES = 256
-
 Submit = Callable[[Item, "StreamSession"], Ticket]
 
 
@@ -162,25 +161,24 @@ class StreamSession:
 
         A dropped item is not pending any more at once, others when their result is written.
         """
-        entries, in_order = self._entries, self._in_order
+        take = self._entries.get if self._in_order else self._entries.pop
         live: list[Result] = []
         frames: list[Frame] = []
         for result in results:
-            entry = entries.get(result.item_id) if in_order else entries.pop(result.item_id, None)
-            if entry is None:
+            if (entry := take(result.item_id, None)) is None:
                 continue
             self._count(result, entry.model, entry.received)
             if result.dropped is not None:
                 self.frames.leave(entry)
-            if in_order:
-                entry.messages = assemble_results([result], self._limits.max_message_bytes)
+            if self._in_order:
+                entry.messages = assemble_results([result])
             else:
                 live.append(result)
                 frames.append(entry)
-        if in_order:
+        if self._in_order:
             self._put_in_order()
         elif live:
-            self._put_all(frames, assemble_results(live, self._limits.max_message_bytes))
+            self._put_all(frames, assemble_results(live, self._limits.packed_bytes))
 
     def _count(self, result: Result, model: str, received: float) -> None:
         if self._trace is not None:
@@ -195,9 +193,8 @@ class StreamSession:
                 self.latencies_ns.append(result.timing.total_ns)
 
     def _put_in_order(self) -> None:
-        turns = self._turns
-        while turns and turns[0].messages is not None:
-            entry = turns.popleft()
+        while self._turns and self._turns[0].messages is not None:
+            entry = self._turns.popleft()
             if entry.pending:
                 del self._entries[entry.item_id]
             self._put_all([entry] if entry.pending else [], entry.messages or [])
@@ -214,7 +211,6 @@ class StreamSession:
 
     @property
     def _reading_over(self) -> bool:
-        """Whether no further item will be accepted."""
         return self._reading_done or self._going_away
 
     async def _receive(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
@@ -342,7 +338,7 @@ class StreamSession:
     def _answer_alone(self, item: Item, result: Result) -> None:
         """Answers an item that never became pending."""
         self._count(result, item.model, perf_counter())
-        entry = _Entry(item.id, 0, 0.0, messages=assemble_results([result], None), pending=False)
+        entry = _Entry(item.id, 0, 0.0, messages=assemble_results([result]), pending=False)
         if self._in_order:
             self._turns.append(entry)
             self._put_in_order()

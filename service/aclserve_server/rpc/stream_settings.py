@@ -28,6 +28,10 @@ _PRESETS: Mapping[int, tuple[int, int, float | None]] = {
 _ORDERS = (pb.RESULT_ORDER_UNSPECIFIED, pb.RESULT_ORDER_COMPLETION, pb.RESULT_ORDER_SUBMISSION)
 
 
+PACKED_BYTES = 4 << 20
+"""What gRPC's libraries for Go, Java, C++ and Python take in one message unless they are told otherwise."""
+
+
 @dataclass(frozen=True, slots=True)
 class StreamLimits:
     """The server's limits for one stream."""
@@ -35,6 +39,11 @@ class StreamLimits:
     max_items: int
     max_bytes: int
     max_message_bytes: int
+
+    @property
+    def packed_bytes(self) -> int:
+        """How long a message with several results may become; one alone is as long as it is."""
+        return min(self.max_message_bytes, PACKED_BYTES)
 
     def of_caller(self) -> StreamLimits:
         """The same, with no more items than the caller may have in flight: a stream that obeys is not refused any."""

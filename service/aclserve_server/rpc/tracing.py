@@ -3,13 +3,14 @@
 A call's `traceparent` (W3C Trace Context) is the parent of its items' spans; without one each item begins a trace.
 Spans are made when an item is answered, from the times that are taken anyway, so an item costs nothing before and, with
 tracing off, nothing at all. Sampler, endpoint and limits are OpenTelemetry's own: the OTEL_* environment variables.
-Health, reflection and management calls have no spans.
+Health, reflection and management calls have no spans. Which items have one can be changed at run time: `Sampling`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from time import perf_counter, time_ns
 from typing import TYPE_CHECKING, Any
 
@@ -31,10 +32,39 @@ _STAGES = ("wait", "copy_in", "execute", "copy_out")
 _UNSET = "unknown_service"
 
 
+@dataclass(slots=True)
+class Sampling:
+    """Which items have a span: one of `rate`, until `count` have one (-1: no limit). On the event loop alone.
+
+    The sampler of OpenTelemetry's environment is asked for those that are left.
+    """
+
+    on: bool = True
+    rate: int = 1
+    count: int = -1
+    _seen: int = 0
+
+    def set(self, *, on: bool, rate: int, count: int) -> None:
+        """Changes all of it, and counts items anew."""
+        self.on, self.rate, self.count, self._seen = on, rate, count, 0
+
+    def take(self) -> bool:
+        """Whether the next item has a span."""
+        if not self.on or self.count == 0:
+            return False
+        self._seen += 1
+        if self._seen % self.rate:
+            return False
+        if self.count > 0:
+            self.count -= 1
+        return True
+
+
 class Tracing:
     """Makes spans and hands them to `provider`, which it shuts down at `close`."""
 
     def __init__(self, provider: TracerProvider) -> None:
+        self.sampling = Sampling()
         self._provider = provider
         self._tracer = provider.get_tracer("aclserve")
 
@@ -65,7 +95,7 @@ class Tracing:
         carrier = {
             key: value for key, value in context.invocation_metadata() or () if key in _KEYS and isinstance(value, str)
         }
-        return CallTrace(self._tracer, TraceContextTextMapPropagator().extract(carrier), method, stream)
+        return CallTrace(self._tracer, self.sampling, TraceContextTextMapPropagator().extract(carrier), method, stream)
 
     def single(self, context: grpc.aio.ServicerContext[Any, Any], method: str, model: str) -> Tell:
         """The trace of a unary call's one item, which is received now."""
@@ -80,8 +110,9 @@ class Tracing:
 class CallTrace:
     """The spans of one call's items."""
 
-    def __init__(self, tracer: Tracer, parent: Context, method: str, stream: int) -> None:
+    def __init__(self, tracer: Tracer, sampling: Sampling, parent: Context, method: str, stream: int) -> None:
         self._tracer = tracer
+        self._sampling = sampling
         self._parent = parent
         service, _, name = method.rpartition("/")
         self._attributes: dict[str, str | int] = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name}
@@ -90,6 +121,8 @@ class CallTrace:
 
     def item(self, result: Result, model: str, received: float) -> None:
         """Makes the span of an item that is answered now; `received` in seconds of `perf_counter`."""
+        if not self._sampling.take():
+            return
         from opentelemetry.trace import SpanKind, StatusCode
 
         end = time_ns()

@@ -194,7 +194,9 @@ def test_trace_settings_are_read_reset_and_repeated(served: V2) -> None:
         ("trace_file", ["/tmp/trace.json"], UNSUPPORTED, "SETTING_UNSUPPORTED"),
         ("trace_mode", ["triton"], UNSUPPORTED, "SETTING_UNSUPPORTED"),
         ("trace_level", ["ALL"], INVALID, "SETTING_INVALID"),
+        ("trace_level", ["OFF", "TIMESTAMPS"], INVALID, "SETTING_INVALID"),
         ("trace_rate", ["-1"], INVALID, "SETTING_INVALID"),
+        ("trace_rate", ["0"], INVALID, "SETTING_INVALID"),
         ("trace_rate", ["often"], INVALID, "SETTING_INVALID"),
         ("trace_rate", ["1", "1"], INVALID, "SETTING_INVALID"),
         ("trace_count", ["-2"], INVALID, "SETTING_INVALID"),
@@ -213,9 +215,40 @@ def test_trace_settings_of_a_model_that_is_not_there(served: V2) -> None:
     served.refused("TraceSetting", trace_request("absent"), grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND")
 
 
-def test_tracing_that_is_on_is_told(tmp_path: Path) -> None:
+@pytest.fixture
+def traced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[V2]:
+    """A server that makes spans, and sends them nowhere."""
     pytest.importorskip("opentelemetry.sdk", reason="needs the extra `otel`")
-    with v2(tmp_path, tracing=True) as served:
-        assert trace(served)["trace_level"] == ["TIMESTAMPS"]
-        assert trace(served, trace_level=["TIMESTAMPS"])["trace_level"] == ["TIMESTAMPS"]
-        served.refused("TraceSetting", trace_request(trace_level=["OFF"]), UNSUPPORTED, "SETTING_UNSUPPORTED")
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    put_model(tmp_path, "plain", elementwise())
+    with v2(tmp_path, tracing=True) as up:
+        yield up
+
+
+def test_what_is_traced_is_set_at_run_time(traced: V2) -> None:
+    usual = trace(traced)
+    assert (usual["trace_level"], usual["trace_rate"], usual["trace_count"]) == (["TIMESTAMPS"], ["1"], ["-1"])
+    told = trace(traced, trace_level=["TIMESTAMPS"], trace_rate=["3"], trace_count=["2"], log_frequency=["0"])
+    assert told == {**usual, "trace_rate": ["3"], "trace_count": ["2"]} == trace(traced)
+    left = []
+    for _ in range(7):
+        traced.infer()
+        left.append(trace(traced)["trace_count"])
+    assert left == [["2"], ["2"], ["1"], ["1"], ["1"], ["0"], ["0"]]
+    assert trace(traced, trace_count=[])["trace_count"] == ["-1"]
+    assert trace(traced, trace_level=["OFF"])["trace_level"] == ["OFF"]
+    assert trace(traced, trace_level=[], trace_rate=[]) == usual
+
+
+def test_a_request_to_trace_is_taken_as_a_whole_or_not_at_all(traced: V2) -> None:
+    usual = trace(traced)
+    for wrong, model in (
+        ({"trace_level": ["TENSORS"]}, ""),
+        ({"trace_level": ["TIMESTAMPS", "TENSORS"]}, ""),
+        ({"log_frequency": ["9"]}, ""),
+        ({"trace_file": ["/tmp/x"]}, ""),
+        ({}, "plain"),
+    ):
+        request = trace_request(model, trace_rate=["7"], **wrong)
+        traced.refused("TraceSetting", request, UNSUPPORTED, "SETTING_UNSUPPORTED")
+        assert trace(traced) == usual

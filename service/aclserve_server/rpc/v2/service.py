@@ -16,6 +16,7 @@ from aclserve_server.engine.memory import MemoryManager
 from aclserve_server.engine.regions import Regions
 from aclserve_server.kserve import inference_pb2 as pb
 from aclserve_server.rpc.calls import OpenCalls
+from aclserve_server.rpc.tracing import Tracing
 from aclserve_server.rpc.v2.config import ConfigCalls
 from aclserve_server.rpc.v2.health import HealthCalls
 from aclserve_server.rpc.v2.metadata import MetadataCalls
@@ -33,12 +34,12 @@ SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
-    """What the service tells of its server, and the bound of a load's files. `tracing`: whether spans are made."""
+    """What the service tells of its server, and the bound of a load's files. `tracing` makes spans, if any are."""
 
     version: str
     device_id: int
     max_upload_bytes: int
-    tracing: bool
+    tracing: Tracing | None
 
 
 class KserveService:
@@ -64,7 +65,7 @@ class KserveService:
         self._statistics = StatisticsCalls(engine, facts.device_id)
         self._repository = RepositoryCalls(engine, facts.max_upload_bytes)
         self._regions = RegionCalls(regions, memory)
-        self._settings = SettingCalls(engine, tracing=facts.tracing)
+        self._settings = SettingCalls(engine, facts.tracing)
 
     def add_to_server(self, server: grpc.aio.Server) -> None:
         """Registers the calls, before the server starts."""

@@ -1,4 +1,4 @@
-"""LogSettings, which changes at run time what this process writes, and TraceSetting.
+"""LogSettings and TraceSetting, which change at run time what this process writes and of which items it makes spans.
 
 A setting that would have no effect here is refused; reading, and setting what is in force already, always work.
 """
@@ -16,10 +16,12 @@ from aclserve.errors import InvalidArgument, Unimplemented
 from aclserve_server import logs
 from aclserve_server.engine.engine import Engine
 from aclserve_server.kserve import inference_pb2 as pb
+from aclserve_server.rpc.tracing import Sampling, Tracing
 
 log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
+_Settings = Mapping[str, Sequence[str]]
 
 VERBOSE = "log_verbose_level"
 SWITCHES: Mapping[str, str] = {"log_info": "info", "log_warning": "warning", "log_error": "error"}
@@ -36,10 +38,12 @@ _LOG_KINDS: Mapping[str, str] = {
 }
 
 TRACE_LEVELS = ("OFF", "TIMESTAMPS", "TENSORS")
+SETTABLE = ("trace_level", "trace_rate", "trace_count")
 _COUNT = re.compile(r"[0-9]{1,18}", re.ASCII)
+_RATE = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 _TRACE_KINDS: Mapping[str, tuple[Callable[[str], object], str]] = {
     "trace_level": (lambda value: value in TRACE_LEVELS, f"one or more of {', '.join(TRACE_LEVELS)}"),
-    "trace_rate": (_COUNT.fullmatch, "a whole number from 0"),
+    "trace_rate": (_RATE.fullmatch, "a whole number from 1: one of so many items"),
     "trace_count": (lambda value: value == "-1" or _COUNT.fullmatch(value), "a whole number from -1 (no limit)"),
     "log_frequency": (_COUNT.fullmatch, "a whole number from 0"),
     "trace_file": (lambda value: True, "text"),
@@ -49,9 +53,9 @@ _TRACE_KINDS: Mapping[str, tuple[Callable[[str], object], str]] = {
 
 
 class SettingCalls:
-    """`tracing` tells whether spans are made, which is decided when the server starts."""
+    """`tracing` makes spans, None where the server was started without it."""
 
-    def __init__(self, engine: Engine, *, tracing: bool) -> None:
+    def __init__(self, engine: Engine, tracing: Tracing | None) -> None:
         self._engine = engine
         self._tracing = tracing
 
@@ -71,21 +75,33 @@ class SettingCalls:
     async def trace_setting(self, request: pb.TraceSettingRequest, context: Context) -> pb.TraceSettingResponse:
         if request.model_name:
             self._engine.find(request.model_name, 0)
-        now = self._trace_settings()
-        for key, setting in request.settings.items():
-            _check_trace(key, list(setting.value), now)
+        given = {key: _trace_values(key, list(setting.value)) for key, setting in request.settings.items()}
+        tracing = self._tracing
+        now = trace_settings(None if tracing is None else tracing.sampling)
+        usual = trace_settings(None if tracing is None else Sampling())
+        wanted = {key: given[key] or usual[key] if key in given else now[key] for key in now}
+        changed = [key for key in now if set(wanted[key]) != set(now[key])]
+        if changed:
+            _check_changes(changed, wanted, now, request.model_name)
+            tracing = _needed(tracing, changed[0])
+            on, rate, count = "OFF" not in wanted["trace_level"], int(wanted["trace_rate"][0]), wanted["trace_count"][0]
+            tracing.sampling.set(on=on, rate=rate, count=int(count))
+            log.info("a client sets what is traced: %s", {key: wanted[key] for key in changed})
         shown = pb.TraceSettingResponse.SettingValue
-        return pb.TraceSettingResponse(settings={key: shown(value=value) for key, value in now.items()})
+        return pb.TraceSettingResponse(settings={key: shown(value=value) for key, value in wanted.items()})
 
-    def _trace_settings(self) -> dict[str, list[str]]:
-        return {
-            "trace_level": ["TIMESTAMPS" if self._tracing else "OFF"],
-            "trace_rate": ["1"],
-            "trace_count": ["-1"],
-            "log_frequency": ["0"],
-            "trace_file": [""],
-            "trace_mode": ["opentelemetry"],
-        }
+
+def trace_settings(sampling: Sampling | None) -> dict[str, list[str]]:
+    """What is in force; None where no spans are made at all."""
+    shown = Sampling(on=False) if sampling is None else sampling
+    return {
+        "trace_level": ["TIMESTAMPS" if shown.on else "OFF"],
+        "trace_rate": [str(shown.rate)],
+        "trace_count": [str(shown.count)],
+        "log_frequency": ["0"],
+        "trace_file": [""],
+        "trace_mode": ["opentelemetry"],
+    }
 
 
 def log_settings() -> dict[str, bool | int | str]:
@@ -138,21 +154,44 @@ def _log_setting(key: str, value: bool | int | str) -> pb.LogSettingsResponse.Se
     return setting
 
 
-def _check_trace(key: str, values: Sequence[str], now: Mapping[str, Sequence[str]]) -> None:
-    """Raises InvalidArgument for what is no setting, and Unimplemented for what cannot be changed here."""
+def _trace_values(key: str, values: list[str]) -> list[str]:
+    """What was given of a setting, nothing to reset it; raises InvalidArgument where it is none."""
     kind = _TRACE_KINDS.get(key)
     if kind is None:
         raise _unknown(key, _TRACE_KINDS)
     is_right, expected = kind
     if not all(map(is_right, values)) or (len(values) > 1 and key != "trace_level"):
         raise _invalid(key, ", ".join(values), expected)
-    if values and set(values) != set(now[key]):
-        raise Unimplemented(
-            f"{key} is {', '.join(now[key]) or 'nothing'} and cannot be changed at run time; the server's option "
-            "--tracing turns spans of all items on or off, and OpenTelemetry's own environment sets the rest",
-            reason="SETTING_UNSUPPORTED",
-            metadata={"setting": key},
-        )
+    if len(values) > 1 and "OFF" in values:
+        raise _invalid(key, ", ".join(values), "OFF alone, or what to trace")
+    return values
+
+
+def _check_changes(changed: Sequence[str], wanted: _Settings, now: _Settings, model: str) -> None:
+    """Raises Unimplemented for what cannot be changed here."""
+    for key in changed:
+        if key not in SETTABLE:
+            raise _fixed(
+                key, f"is {', '.join(now[key]) or 'nothing'}", "OpenTelemetry's own environment says where spans go"
+            )
+    if "TENSORS" in wanted["trace_level"]:
+        raise _fixed("trace_level", "has TENSORS", "what tensors hold is never written; ask for TIMESTAMPS")
+    if model:
+        raise _fixed(changed[0], "is one for all models", "leave model_name empty")
+
+
+def _needed(tracing: Tracing | None, key: str) -> Tracing:
+    if tracing is None:
+        raise _fixed(key, "has no effect, because no spans are made", "start the server with --tracing")
+    return tracing
+
+
+def _fixed(key: str, why: str, advice: str) -> Unimplemented:
+    return Unimplemented(
+        f"{key} {why} and cannot be set so at run time; {advice}",
+        reason="SETTING_UNSUPPORTED",
+        metadata={"setting": key},
+    )
 
 
 def _unknown(key: str, known: Mapping[str, object]) -> InvalidArgument:
