@@ -41,7 +41,7 @@ EXIT_DEVICE_LOST = 69
 """The device failed or hangs: whoever watches the process starts another (EX_UNAVAILABLE of sysexits.h)."""
 
 PROBE_S = 30.0
-"""How long the doctor waits for the library and the device; the first opening of a device takes seconds."""
+"""How long the doctor waits for each call of the library; the first opening of a device takes seconds."""
 
 LOST_EXIT_S = 15.0
 """How long after the loss of its device a process may last at the most."""
@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="one JSON document instead of text")
     doctor.add_argument("--no-device", action="store_true", help="ask the library, but open no device")
     doctor.add_argument(
-        "--timeout-s", type=float, default=PROBE_S, metavar="N", help="time for library and device (%(default)s)"
+        "--timeout-s", type=float, default=PROBE_S, metavar="N", help="time for each call of the library (%(default)s)"
     )
     add_arguments(doctor.add_argument_group("options of serve, as they are to be used"))
     doctor.set_defaults(run=_doctor)

@@ -431,7 +431,7 @@ OUTCOMES = {
         "library.open", "207004", "ASCEND_RT_VISIBLE_DEVICES",
     ),
     "unknown": (Outcome("aclInit", "failed", call="aclInit", code=507041), "library.open", "507041", "collect logs"),
-    "hangs": (Outcome("aclInit", "hung"), "library.open", "aclInit did not come back", "npu-smi.*--timeout-s"),
+    "hangs": (Outcome("aclInit", "hung"), "library.open", "aclInit did not come in time", "npu-smi.*--timeout-s"),
     "crashes": (Outcome("aclrtSetDevice", "died of SIGSEGV"), "device.open", "died of SIGSEGV", "fit together"),
     "lacks": (
         Outcome("opening", "failed", text="/a/b.so cannot be opened: libascend_hal.so: cannot open shared object file"),

@@ -18,7 +18,7 @@ from aclserve_server.acl.library import Library
 from aclserve_server.device.device import Device
 from aclserve_server.device.runtime import Runtime
 from aclserve_server.device.thread import DeviceThread
-from aclserve_server.doctor import Diagnosis, Finding, Level, Setting
+from aclserve_server.doctor.findings import Diagnosis, Finding, Level, Setting
 from aclserve_server.emulator import Emulator
 from aclserve_server.emulator.config import EmulatorConfig
 from aclserve_server.engine.devices import DeviceDirectory

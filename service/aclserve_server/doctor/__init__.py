@@ -2,12 +2,6 @@
 
 Everything that is looked at is an argument: a file system's root, an environment, options, a library. Nothing is
 changed; the device is opened in a process of its own, or asked of the server that has it open.
+
+Nothing is imported here: that process imports the package, too, and is to be quick.
 """
-
-from __future__ import annotations
-
-from aclserve_server.doctor.checkup import Checkup
-from aclserve_server.doctor.findings import Diagnosis, Finding, Level, Setting
-from aclserve_server.doctor.host import Host
-
-__all__ = ["Checkup", "Diagnosis", "Finding", "Host", "Level", "Setting"]

@@ -116,7 +116,8 @@ def _failure(host: Host, outcome: Outcome) -> Finding:
     if outcome.ended == "hung":
         return error(
             check,
-            f"{outcome.step} did not come back in time: the library or the driver hangs",
+            f"{'the end' if outcome.step == 'done' else outcome.step} did not come in time: the library or the driver "
+            "hangs",
             "see `npu-smi info` (does it hang, too?) and `dmesg`; end processes that hold the device, reset the card "
             "(`npu-smi set -t reset`) or restart the host. A slow first start gets more time with --timeout-s",
         )

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -24,12 +26,15 @@ from aclserve_server.acl.library import Library, open_library
 from aclserve_server.acl.types import aclrtMemAttr
 from aclserve_server.device.device import Device
 from aclserve_server.device.runtime import Runtime
-from aclserve_server.emulator import Emulator, EmulatorConfig
 
 KILLED_S = 2.0
 """How long a killed child may take to go: one that hangs in the driver may never, and is left behind."""
 
+START_S = 60.0
+"""How long a child may take until its first step: Python and its modules, on a busy machine."""
+
 MAX_LOADED = 500
+MAX_SAID_BYTES = 4 << 20
 
 Tell = Callable[[dict[str, Any]], None]
 
@@ -70,43 +75,57 @@ class Request:
     device: int | None = 0
 
 
-def run(request: Request, environ: Mapping[str, str], timeout_s: float, command: Iterable[str] = ()) -> Outcome:
-    """Opens in a child, with `environ` as its environment, and waits at most `timeout_s`, and a little for its end.
+def run(request: Request, environ: Mapping[str, str], timeout_s: float) -> Outcome:
+    """Opens in a child, with `environ` as its environment. A step may take `timeout_s`; then the child is killed.
 
     Never call this in a process that has opened AscendCL: it does not survive the fork.
     """
-    words = [*command] or [sys.executable, "-m", __name__]
-    document = json.dumps({**asdict(request), "environ": dict(environ)}).encode()
-    child = subprocess.Popen(  # noqa: S603 (this program)
-        words,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=dict(environ),
-        start_new_session=True,
-    )
-    try:
-        output, _ = child.communicate(document, timeout=timeout_s)
-    except subprocess.TimeoutExpired as late:
-        return _collect(_kill(child) or late.output or b"", "hung")
-    code = child.returncode
-    ended = "" if code == 0 else f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-    return _collect(output, ended)
+    with tempfile.TemporaryFile() as document:
+        document.write(json.dumps({**asdict(request), "environ": dict(environ)}).encode())
+        document.seek(0)
+        child = subprocess.Popen(  # noqa: S603 (this program)
+            [sys.executable, "-m", __name__],
+            stdin=document,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=dict(environ),
+            start_new_session=True,
+        )
+    assert child.stdout is not None
+    with child.stdout as pipe:
+        output, is_over = _listen(pipe.fileno(), timeout_s)
+        code = _end(child, timeout_s if is_over else 0.0)
+    if not is_over or code is None:
+        return _collect(output, "hung")
+    return _collect(output, "" if code == 0 else _death(code))
 
 
-def _kill(child: subprocess.Popen[bytes]) -> bytes:
-    """Ends the child and what it started; what it said, where that can still be had."""
+def _listen(pipe: int, timeout_s: float) -> tuple[bytes, bool]:
+    """What a child says until it closes its end, or says nothing for too long; and whether it came to its end."""
+    said = b""
+    patience = START_S
+    while len(said) < MAX_SAID_BYTES and select.select([pipe], [], [], patience)[0]:
+        chunk = os.read(pipe, 1 << 16)
+        if not chunk:
+            return said, True
+        said += chunk
+        patience = timeout_s
+    return said, False
+
+
+def _end(child: subprocess.Popen[bytes], patience_s: float) -> int | None:
+    """The exit code of a child, once it has ended by itself; after that time it is killed, with what it started."""
+    with suppress(subprocess.TimeoutExpired):
+        return child.wait(patience_s)
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-    try:
-        return child.communicate(timeout=KILLED_S)[0]
-    except subprocess.TimeoutExpired as late:
-        return late.output or b""
-    finally:
-        for pipe in (child.stdin, child.stdout):
-            if pipe is not None:
-                with suppress(OSError):
-                    pipe.close()
+    with suppress(subprocess.TimeoutExpired):
+        child.wait(KILLED_S)
+    return None
+
+
+def _death(code: int) -> str:
+    return f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
 
 
 def _collect(output: bytes, ended: str) -> Outcome:
@@ -209,6 +228,8 @@ def main() -> int:
     if emulator is None:
         examine(lambda: open_library(request["library"] or None, request["environ"]), request["device"], tell)
     else:
+        from aclserve_server.emulator import Emulator, EmulatorConfig  # takes a second, and a real library needs none
+
         with Emulator(EmulatorConfig(**emulator)) as emulated:
             make = lambda: Library.from_addresses("emulator", emulated.addresses())  # noqa: E731
             examine(make, request["device"], tell)
