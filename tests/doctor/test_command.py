@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shlex
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from aclserve_server.config import options
 from aclserve_server.doctor import serving as doctor_of_a_server
 from aclserve_server.doctor.checkup import Checkup
 from aclserve_server.doctor.host import this_host
+from aclserve_server.doctor.ports import PORTS
 from aclserve_server.doctor.probe import Outcome
 from aclserve_server.doctor.serving import ServerDoctor
 from aclserve_server.engine.devices import DeviceDirectory, DeviceSnapshot
@@ -213,3 +215,24 @@ def test_only_admins_ask(repository: Path, tmp_path: Path) -> None:
     with serving(repository, principals=str(file)) as up, Client(up.address, Options(token=token)) as client:
         found = {finding.check: finding.level for finding in client.diagnosis().findings}
     assert found["options.principals"] == "ok"
+
+
+def test_the_commands_of_the_page(doctor: Run, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (root / "docs/doctor.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"<!-- run: doctor -->\n```sh\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(root)
+    for line in block.splitlines():
+        program, command, *arguments = shlex.split(line)
+        assert (Path(program).name, command) == ("aclserve", "doctor")
+        code, document = doctor(*(word for word in arguments if word != "--json"), "--port", 0, "--metrics-port", 0)
+        assert (code, document["healthy"]) == (0, True)
+
+
+def test_every_check_is_on_the_page(root: Path) -> None:
+    page = (root / "docs/doctor.md").read_text(encoding="utf-8")
+    sources = (root / "service/aclserve_server/doctor").glob("*.py")
+    areas = "options|driver|cann|library|nodes|device|memory|shared_memory|limits|ports|models"
+    made = set(re.findall(rf'"((?:{areas})\.[a-z_]+)"', "".join(file.read_text(encoding="utf-8") for file in sources)))
+    assert len(made) > 30
+    assert made <= set(re.findall(r"`([a-z_]+\.[a-z_]+)`", page))
+    assert {f"ports.{name}" for name in PORTS} <= set(re.findall(r"`([a-z_]+\.[a-z_]+)`", page))
