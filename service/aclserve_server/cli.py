@@ -43,6 +43,8 @@ EXIT_DEVICE_LOST = 69
 PROBE_S = 30.0
 """How long the doctor waits for each call of the library; the first opening of a device takes seconds."""
 
+MAX_PROBE_S = 3600.0
+
 LOST_EXIT_S = 15.0
 """How long after the loss of its device a process may last at the most."""
 
@@ -73,7 +75,11 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="one JSON document instead of text")
     doctor.add_argument("--no-device", action="store_true", help="ask the library, but open no device")
     doctor.add_argument(
-        "--timeout-s", type=float, default=PROBE_S, metavar="N", help="time for each call of the library (%(default)s)"
+        "--timeout-s",
+        type=_patience,
+        default=PROBE_S,
+        metavar="N",
+        help="time for each call of the library (%(default)s)",
     )
     add_arguments(doctor.add_argument_group("options of serve, as they are to be used"))
     doctor.set_defaults(run=_doctor)
@@ -87,6 +93,13 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--json", action="store_true", help="one JSON document instead of text")
     inspect.set_defaults(run=_inspect)
     return parser
+
+
+def _patience(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= MAX_PROBE_S:
+        raise argparse.ArgumentTypeError(f"got {text}, expected more than 0 and at most {MAX_PROBE_S:g} seconds")
+    return value
 
 
 def _token(arguments: argparse.Namespace) -> int:

@@ -207,6 +207,24 @@ def test_what_is_spoilt_is_found_with_a_fix(machine: Machine, case: Case) -> Non
             assert "serving" not in told
 
 
+def test_folders_of_one_installation_are_not_mixed(machine: Machine) -> None:
+    """Up to 8.3 `latest` is a folder of links into the release's own, and several inner folders have the library."""
+    real = machine.root / "usr/local/Ascend/ascend-toolkit/8.1.RC1"
+    (machine.root / "usr/local/Ascend/ascend-toolkit/latest").rename(real)
+    machine.write(str(real / "runtime/lib64/libascendcl.so"), elf())
+    latest = machine.root / "usr/local/Ascend/ascend-toolkit/latest"
+    latest.mkdir()
+    for name in ("lib64", "opp", "runtime", "set_env.sh", "x86_64-linux"):
+        (latest / name).symlink_to(Path("../8.1.RC1") / name)
+    machine.environ["LD_LIBRARY_PATH"] += f":{latest}/runtime/lib64:{real}/lib64"
+    assert {finding.level for finding in check_cann(machine.host(), "")} == {Level.OK}
+
+
+def test_a_relative_path_in_the_environment(machine: Machine) -> None:
+    machine.environ["ASCEND_OPP_PATH"] = "opp"
+    sees(check_cann(machine.host(), ""), "cann.operators", Level.ERROR, "names opp that is not there", "set_env.sh")
+
+
 def test_a_device_that_the_process_cannot_use(machine: Machine) -> None:
     sees(
         check_nodes(machine.host(), 2), "nodes.chosen", Level.ERROR, "--device 2 is not among the 2 devices", "below 2"

@@ -110,6 +110,13 @@ def test_a_folder_that_is_not_there(doctor: Run, tmp_path: Path) -> None:
     assert not levels(document, "device.open")
 
 
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "soon"])
+def test_times_that_are_none(value: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["doctor", "--timeout-s", value])
+    assert stop.value.code == 2
+
+
 def test_text_has_each_finding_with_its_fix(capsys: pytest.CaptureFixture[str], broken: Path) -> None:
     assert cli.main(["doctor", *EMULATED, "--model-repository", str(broken)]) == 1
     out = capsys.readouterr().out

@@ -30,6 +30,9 @@ DRIVER_FOLDERS = ("lib64", "lib64/common", "lib64/driver")
 STUB_FOLDERS = ("stub", "stubs", "devlib")
 """Folders of the toolkit with libraries of the same names, made for linking without a driver."""
 
+INNER_FOLDERS = ("lib64", "runtime", "compiler", *STUB_FOLDERS)
+"""Folders of an installation, besides `<arch>-linux`: several of them hold, or link to, the same libraries."""
+
 ELF_MACHINES = {62: "x86_64", 183: "aarch64", 40: "arm", 243: "riscv64"}
 
 _IN_CONTAINER = (
@@ -107,6 +110,13 @@ def installation_version(host: Host, root: Path) -> str:
                     return version
     found = re.search(r"_running_version=\[[^\]:]*:([^\]]+)\]", host.text(root / "version.cfg") or "")
     return found[1] if found else ""
+
+
+def installation_home(folder: Path) -> Path:
+    """The real folder of the release that a folder of libraries belongs to: what comes before its inner folders."""
+    parts = folder.resolve().parts
+    inner = (at for at, part in enumerate(parts) if part in INNER_FOLDERS or part.endswith("-linux"))
+    return Path(*parts[: next(inner, len(parts))])
 
 
 def _version(host: Host, used: Installation) -> Finding:
@@ -205,11 +215,11 @@ def _mixed(host: Host, used: Installation) -> Iterator[Finding]:
     """Two installations at once: plugins and dependencies of one would be opened by the other."""
     folders = [*_library_path(host)]
     folders += [Path(host.environ[name]) / "lib64" for name in ROOT_VARIABLES if host.environ.get(name)]
-    known = {used.folder.resolve(): used.folder}
+    known = {installation_home(used.folder): used.folder}
     for folder in folders:
         if any((folder / name).is_file() for name in (LIBRARY, *SPLIT_LIBRARIES)):
-            known.setdefault(folder.resolve(), folder)
-    others = [folder for folder in known.values() if folder != used.folder and not set(folder.parts) & {*STUB_FOLDERS}]
+            known.setdefault(installation_home(folder), folder)
+    others = [folder for folder in known.values() if folder != used.folder]
     if not others:
         return
     named = listed(f"{private(host.named(one), 'another')}{_release(host, one)}" for one in [used.folder, *others])

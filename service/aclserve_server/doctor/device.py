@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from aclserve_server.acl.codes import lookup
-from aclserve_server.doctor.cann import DRIVER_FOLDERS, driver_root
+from aclserve_server.doctor.cann import DRIVER_FOLDERS, driver_root, installation_home
 from aclserve_server.doctor.findings import Finding, error, listed, note, ok, plural, private, size, warning
 from aclserve_server.doctor.host import Host
 from aclserve_server.doctor.probe import Outcome, function_count
@@ -85,10 +85,11 @@ def _origins(host: Host, loaded: tuple[str, ...]) -> Iterator[Finding]:
     if not folders:
         return
     shown = listed(
-        f"{plural(count, 'library').replace('librarys', 'libraries')} from {private(folder, 'a folder')}"
+        f"{count} {'library' if count == 1 else 'libraries'} from {private(folder, 'a folder')}"
         for folder, count in sorted(folders.items())
     )
-    roots = {root for folder in folders if (root := _cann_root(host, Path(folder)))}
+    driver = driver_root(host).resolve()
+    roots = {installation_home(Path(folder)) for folder in folders if not Path(folder).resolve().is_relative_to(driver)}
     if len(roots) > 1:
         yield error(
             "library.mixed",
@@ -97,18 +98,6 @@ def _origins(host: Host, loaded: tuple[str, ...]) -> Iterator[Finding]:
         )
     else:
         yield ok("library.origins", shown)
-
-
-def _cann_root(host: Host, folder: Path) -> Path | None:
-    """The real CANN root that a folder of libraries belongs to; None for the driver's and for others."""
-    real = folder.resolve()
-    if real.is_relative_to(driver_root(host).resolve()):
-        return None
-    for place in (real, *real.parents):
-        if place.name == "lib64":
-            root = place.parent
-            return root.parent if root.name.endswith("-linux") else root
-    return None
 
 
 def _failure(host: Host, outcome: Outcome) -> Finding:

@@ -44,9 +44,11 @@ class Host:
     space: Callable[[Path], Space] = measure
 
     def at(self, path: str | Path) -> Path:
-        """Where an absolute path of the machine is."""
+        """Where an absolute path of the machine is; any other path as it stands."""
         place = Path(path)
-        return place if place.is_relative_to(self.root) else self.root / place.relative_to("/")
+        if not place.is_absolute() or place.is_relative_to(self.root):
+            return place
+        return self.root / place.relative_to("/")
 
     def named(self, place: Path) -> str:
         """The path that the machine itself has for a place."""

@@ -45,7 +45,7 @@ class ServerDoctor:
 
     async def _diagnose(self) -> Diagnosis:
         outcome = await self._ask()
-        diagnosis = await asyncio.to_thread(self._prepare(lambda: outcome).run)
+        diagnosis = await asyncio.to_thread(lambda: self._prepare(lambda: outcome).run())
         return diagnosis.read(publicly=True)
 
     async def _ask(self) -> Outcome:
