@@ -500,6 +500,8 @@ def test_what_a_device_tells(machine: Machine) -> None:
     sees(found, "device.count", Level.OK, "2 devices .Ascend310P3., run mode host")
     sees(found, "device.memory", Level.WARNING, "1.0 GiB of 20.0 GiB DDR", "other processes")
     sees(found, "device.memory", Level.OK, "HBM")
+    board = Outcome("done", library="x", loaded=(*outcome.loaded, "/usr/lib64/libc_sec.so", "/usr/lib64/libslog.so"))
+    assert "library.mixed" not in named(check_outcome(machine.host(), board, emulated=False))
     mixed = Outcome("done", library="x", loaded=(*outcome.loaded, f"{folders[2]}/libgraph.so"))
     sees(
         check_outcome(machine.host(), mixed, emulated=False), "library.mixed", Level.ERROR, "2 CANN", "one installation"

@@ -143,6 +143,7 @@ def test_an_admin_is_told_nothing_that_names_the_machine(up: Serving, broken: Pa
     assert settings["acl-library"] == "emulator"
     assert settings["model-repository"] is settings["unix-socket"] is settings["host"] is None
     assert settings["metrics-port"] == "0"
+    assert settings["tls-cert"] == ""
     texts = [text for finding in diagnosis.findings for text in (finding.text, finding.fix)]
     texts += [value for value in settings.values() if value]
     for text in texts:

@@ -202,5 +202,12 @@ def test_nothing_is_left_where_all_goes_well() -> None:
     assert "ended" not in facts
 
 
+def test_no_process_can_be_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("sys.executable", str(tmp_path / "gone"))
+    outcome = probe.run(Request(), os.environ, TIMEOUT_S)
+    assert (outcome.step, outcome.ended) == ("starting a process", "failed")
+    assert "gone" in outcome.text
+
+
 def test_what_a_child_says_is_not_trusted() -> None:
     assert probe._collect(b'noise\n[1]\n{"step": "aclInit", "other": 1}\n{"soc', "hung") == Outcome("aclInit", "hung")

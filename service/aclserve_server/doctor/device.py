@@ -15,6 +15,9 @@ from aclserve_server.doctor.probe import Outcome, function_count
 SCARCE_FRACTION = 0.1
 """Free device memory, of all, below which loads are likely to fail."""
 
+_CORE = re.compile(r"lib(ascendcl|acl_\w+|ge_\w+|graph\w*|register|runtime)\.so")
+"""Libraries of CANN alone; others, such as libc_sec.so, come with the driver, on boards in the system's folders."""
+
 _LACKS = re.compile(r"(lib[\w.+-]+\.so[\w.]*): cannot open shared object file")
 _UNDEFINED = re.compile(r"undefined symbol|symbol lookup error|version `[^']+' not found")
 
@@ -45,7 +48,7 @@ FIXES: dict[int, str] = {
 def check_outcome(host: Host, outcome: Outcome, *, emulated: bool) -> Iterator[Finding]:
     """The library as opened, then the device."""
     if outcome.library:
-        yield from _library(host, outcome, emulated=emulated)
+        yield from _library(outcome, emulated=emulated)
     if outcome.ended:
         yield _failure(host, outcome)
     if outcome.count:
@@ -59,7 +62,7 @@ def check_outcome(host: Host, outcome: Outcome, *, emulated: bool) -> Iterator[F
         yield from _memory(outcome)
 
 
-def _library(host: Host, outcome: Outcome, *, emulated: bool) -> Iterator[Finding]:
+def _library(outcome: Outcome, *, emulated: bool) -> Iterator[Finding]:
     known = function_count()
     has = known - len(outcome.missing)
     place = "the emulated device" if emulated else private(outcome.library, "the AscendCL library")
@@ -73,10 +76,10 @@ def _library(host: Host, outcome: Outcome, *, emulated: bool) -> Iterator[Findin
             f"this CANN lacks {plural(len(outcome.missing), 'function')} that aclserve can do without: "
             f"{listed(outcome.missing, 5)}",
         )
-    yield from _origins(host, outcome.loaded)
+    yield from _origins(outcome.loaded)
 
 
-def _origins(host: Host, loaded: tuple[str, ...]) -> Iterator[Finding]:
+def _origins(loaded: tuple[str, ...]) -> Iterator[Finding]:
     """Where CANN's and the driver's libraries came from; two CANN roots at once are an error."""
     folders: dict[str, int] = {}
     for path in loaded:
@@ -88,8 +91,7 @@ def _origins(host: Host, loaded: tuple[str, ...]) -> Iterator[Finding]:
         f"{count} {'library' if count == 1 else 'libraries'} from {private(folder, 'a folder')}"
         for folder, count in sorted(folders.items())
     )
-    driver = driver_root(host).resolve()
-    roots = {installation_home(Path(folder)) for folder in folders if not Path(folder).resolve().is_relative_to(driver)}
+    roots = {installation_home(Path(path).parent) for path in loaded if _CORE.match(Path(path).name)}
     if len(roots) > 1:
         yield error(
             "library.mixed",

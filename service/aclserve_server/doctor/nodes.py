@@ -22,7 +22,7 @@ _NODE = re.compile(r"v?davinci(\d+)")
 
 def device_nodes(host: Host) -> list[int]:
     """The numbers of the devices' nodes, in order; virtual devices count."""
-    return sorted(int(found[1]) for found in map(_NODE.fullmatch, host.names("/dev")) if found)
+    return [number for number, _ in _nodes(host)]
 
 
 def check_nodes(host: Host, device: int) -> Iterator[Finding]:
@@ -31,21 +31,20 @@ def check_nodes(host: Host, device: int) -> Iterator[Finding]:
     if not numbers:
         yield error("nodes.devices", "there is no /dev/davinciN: no NPU is visible here", _missing(host, "davinci0"))
     else:
-        yield ok("nodes.devices", f"{plural(len(numbers), 'device node')}: {listed(_node_names(host))}")
+        yield ok("nodes.devices", f"{plural(len(numbers), 'device node')}: {listed(name for _, name in _nodes(host))}")
     names = set(host.names("/dev"))
     for group in (MANAGERS, *HELPERS):
         if numbers and not names & set(group):
             yield error(
                 "nodes.helpers", f"there is no /dev/{group[0]}, which every device needs", _missing(host, group[0])
             )
-    yield from _permissions(host, _node_names(host))
+    yield from _permissions(host, [name for _, name in _nodes(host)])
     yield from _visible(host, numbers, device)
 
 
-def _node_names(host: Host) -> list[str]:
-    return sorted(
-        (name for name in host.names("/dev") if _NODE.fullmatch(name)), key=lambda name: int(name.lstrip("vdainc"))
-    )
+def _nodes(host: Host) -> list[tuple[int, str]]:
+    """Number and name of each device's node, in order."""
+    return sorted((int(found[1]), found[0]) for found in map(_NODE.fullmatch, host.names("/dev")) if found)
 
 
 def _missing(host: Host, name: str) -> str:

@@ -80,17 +80,10 @@ def run(request: Request, environ: Mapping[str, str], timeout_s: float) -> Outco
 
     Never call this in a process that has opened AscendCL: it does not survive the fork.
     """
-    with tempfile.TemporaryFile() as document:
-        document.write(json.dumps({**asdict(request), "environ": dict(environ)}).encode())
-        document.seek(0)
-        child = subprocess.Popen(  # noqa: S603 (this program)
-            [sys.executable, "-m", __name__],
-            stdin=document,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=dict(environ),
-            start_new_session=True,
-        )
+    try:
+        child = _start(request, environ)
+    except OSError as error:
+        return Outcome(step="starting a process", ended="failed", text=str(error))
     assert child.stdout is not None
     with child.stdout as pipe:
         output, is_over = _listen(pipe.fileno(), timeout_s)
@@ -98,6 +91,21 @@ def run(request: Request, environ: Mapping[str, str], timeout_s: float) -> Outco
     if not is_over or code is None:
         return _collect(output, "hung")
     return _collect(output, "" if code == 0 else _death(code))
+
+
+def _start(request: Request, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """The child, in a session of its own; its request is a file, so that nobody waits until it is read."""
+    with tempfile.TemporaryFile() as document:
+        document.write(json.dumps({**asdict(request), "environ": dict(environ)}).encode())
+        document.seek(0)
+        return subprocess.Popen(  # noqa: S603 (this program)
+            [sys.executable, "-m", __name__],
+            stdin=document,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=dict(environ),
+            start_new_session=True,
+        )
 
 
 def _listen(pipe: int, timeout_s: float) -> tuple[bytes, bool]:
@@ -125,7 +133,8 @@ def _end(child: subprocess.Popen[bytes], patience_s: float) -> int | None:
 
 
 def _death(code: int) -> str:
-    return f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    names = {known.value: known.name for known in signal.Signals}
+    return f"died of {names.get(-code, f'signal {-code}')}" if code < 0 else f"ended with code {code}"
 
 
 def _collect(output: bytes, ended: str) -> Outcome:

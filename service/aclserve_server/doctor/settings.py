@@ -46,7 +46,7 @@ class Options:
                 option.name,
                 option.show(self.values[option.name]),
                 self.sources.get(option.name, "default"),
-                hidden=option.metavar in HIDDEN_METAVARS and self.values[option.name] != "emulator",
+                hidden=option.metavar in HIDDEN_METAVARS and self.values[option.name] not in ("", "emulator"),
             )
             for option in options()
         )
@@ -89,7 +89,7 @@ def check_options(host: Host, given: Options, read_tls: ReadTls) -> Iterator[Fin
     for text in given.problems:
         flag, _, rest = text.partition(":")
         rest, _, fix = rest.rpartition(": ")
-        told = private(f"{rest.strip()}", "its value cannot be used")
+        told = private(rest.strip(), "its value cannot be used")
         yield error("options.value", f"{flag}: {told}", private(fix, "see the option's help") if fix else "see --help")
     if not given.problems:
         yield ok("options.value", "all options can be used")
@@ -116,13 +116,8 @@ def _files(host: Host, values: Mapping[str, Any], read_tls: ReadTls) -> Iterator
         )
         yield from _key_mode(Path(values["tls_key"]))
     if "principals" in readable:
-        yield _tried(
-            "options.principals", "the file of principals can be used", lambda: open_directory(_file_of(values))
-        )
-
-
-def _file_of(values: Mapping[str, Any]) -> str:
-    return str(values["principals"])
+        file = str(values["principals"])
+        yield _tried("options.principals", "the file of principals can be used", lambda: open_directory(file))
 
 
 def _tried(check: str, text: str, attempt: Callable[[], object]) -> Finding:
