@@ -46,6 +46,7 @@ from aclserve_client.data import (
     Typed,
     Zeros,
 )
+from aclserve_client.diagnosis import Diagnosis, Finding, FindingLevel, Setting
 from aclserve_client.errors import (
     AclserveError,
     AlreadyExists,
@@ -96,10 +97,13 @@ __all__ = [
     "DataLoss",
     "DeadlineExceeded",
     "DeviceInfo",
+    "Diagnosis",
     "DropReason",
     "Dropped",
     "ExecutionMode",
     "FailedPrecondition",
+    "Finding",
+    "FindingLevel",
     "FramePolicy",
     "Gear",
     "Input",
@@ -132,6 +136,7 @@ __all__ = [
     "ResultOrder",
     "RunMode",
     "ServerInfo",
+    "Setting",
     "SharedMemory",
     "Stream",
     "StreamPreset",

@@ -10,6 +10,7 @@ from aclserve_client import data, share_verbs, verbs
 from aclserve_client.aio_lease import AsyncLease, lease_id
 from aclserve_client.aio_stream import AsyncStream
 from aclserve_client.calls import AsyncCaller
+from aclserve_client.diagnosis import Diagnosis
 from aclserve_client.options import DEFAULT, DEFAULT_ADDRESS, Options, SharedMemory, Timeout
 from aclserve_client.stream_data import FramePolicy, Priority, StreamPreset, StreamsReport
 from aclserve_client.verbs import SourceLike
@@ -40,6 +41,10 @@ class AsyncClient:
     async def server_info(self, *, timeout: Timeout = DEFAULT) -> data.ServerInfo:
         """As `Client.server_info`."""
         return await self._caller.run(verbs.server_info(), timeout)
+
+    async def diagnosis(self, *, timeout: Timeout = DEFAULT) -> Diagnosis:
+        """As `Client.diagnosis`."""
+        return await self._caller.run(verbs.diagnosis(), timeout)
 
     async def memory(
         self, attributes: Iterable[data.MemoryAttribute | str] = (), *, timeout: Timeout = DEFAULT

@@ -12,7 +12,7 @@ from grpc import ChannelCredentials
 
 from aclserve.errors import AclserveError
 from aclserve_client import cli_commands as commands
-from aclserve_client import cli_top, cli_video
+from aclserve_client import cli_doctor, cli_top, cli_video
 from aclserve_client.cli_inputs import add_shared_memory, shared_memory_mode
 from aclserve_client.cli_output import Output, UsageError, error_lines
 from aclserve_client.client import Client
@@ -89,6 +89,9 @@ def build_parser() -> argparse.ArgumentParser:
         return subparsers.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", parents=[general])
 
     add("devices", "show the server and its devices").set_defaults(command=commands.devices)
+    doctor = add("doctor", "show what the server finds wrong with itself, and what to do; exit code 1 for errors")
+    doctor.set_defaults(command=cli_doctor.doctor)
+    doctor.add_argument("--all", action="store_true", help="also what is as it should be, and options at their default")
     _add_models(add("models", "list, describe, load and unload models"), general)
     infer = add("infer", "run one item")
     infer.set_defaults(command=commands.infer)

@@ -8,6 +8,7 @@ from typing import Self
 
 from aclserve_client import data, share_verbs, verbs
 from aclserve_client.calls import Caller
+from aclserve_client.diagnosis import Diagnosis
 from aclserve_client.lease import Lease, lease_id
 from aclserve_client.options import DEFAULT, DEFAULT_ADDRESS, Options, SharedMemory, Timeout
 from aclserve_client.stream_data import FramePolicy, Priority, StreamPreset, StreamsReport
@@ -48,6 +49,10 @@ class Client:
     def server_info(self, *, timeout: Timeout = DEFAULT) -> data.ServerInfo:
         """The server's versions, abilities and limits."""
         return self._caller.run(verbs.server_info(), timeout)
+
+    def diagnosis(self, *, timeout: Timeout = DEFAULT) -> Diagnosis:
+        """What the server finds out about itself and its machine. Needs the group `admin`."""
+        return self._caller.run(verbs.diagnosis(), timeout)
 
     def memory(
         self, attributes: Iterable[data.MemoryAttribute | str] = (), *, timeout: Timeout = DEFAULT

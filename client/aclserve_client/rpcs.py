@@ -59,6 +59,7 @@ def _rpc(module: Any, service: str, name: str, kind: Kind = "unary_unary", *, is
 
 LIST_DEVICES = _rpc(device_pb2, "DeviceService", "ListDevices", is_read=True)
 GET_SERVER_INFO = _rpc(device_pb2, "DeviceService", "GetServerInfo", is_read=True)
+GET_DIAGNOSIS = _rpc(device_pb2, "DeviceService", "GetDiagnosis", is_read=True)
 
 CREATE_LEASE = _rpc(memory_pb2, "MemoryService", "CreateLease")
 RENEW_LEASE = _rpc(memory_pb2, "MemoryService", "RenewLease")

@@ -22,6 +22,7 @@ from aclserve.tensors import array_from_tensor
 from aclserve.v1 import device_pb2, memory_pb2, model_pb2, tensor_pb2
 from aclserve_client import convert, convert_streams, data, rpcs
 from aclserve_client.checksum import crc32c
+from aclserve_client.diagnosis import Diagnosis, diagnosis_from_wire
 from aclserve_client.options import Options
 from aclserve_client.resume import Resumption
 from aclserve_client.rpcs import Rpc, Step, Steps, T
@@ -88,6 +89,11 @@ def devices() -> Steps[list[data.DeviceInfo]]:
 def server_info() -> Steps[data.ServerInfo]:
     info = yield Step(rpcs.GET_SERVER_INFO, device_pb2.GetServerInfoRequest())
     return convert.server_info_from_wire(info)
+
+
+def diagnosis() -> Steps[Diagnosis]:
+    answer = yield Step(rpcs.GET_DIAGNOSIS, device_pb2.GetDiagnosisRequest())
+    return diagnosis_from_wire(answer)
 
 
 def memory(attributes: Iterable[data.MemoryAttribute | str]) -> Steps[list[data.MemoryUsage]]:

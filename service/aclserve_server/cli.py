@@ -1,5 +1,5 @@
-"""The command `aclserve`: `serve` runs the service, `plan` simulates it, `model inspect` shows what a model file
-says of itself.
+"""The command `aclserve`: `serve` runs the service, `doctor` tells what is wrong with it or with the machine, `plan`
+simulates it, `model inspect` shows what a model file says of itself.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -21,11 +21,18 @@ from aclserve_server import allocator, logs
 from aclserve_server.access.directory import FileError, entry, make_token
 from aclserve_server.access.principal import GROUPS
 from aclserve_server.acl.errors import AclError, LibraryError
-from aclserve_server.config import Config, ConfigError, add_arguments
+from aclserve_server.config import Config, ConfigError, add_arguments, options
 from aclserve_server.device.faults import is_device_fatal
+from aclserve_server.doctor import probe
+from aclserve_server.doctor.checkup import Checkup
+from aclserve_server.doctor.host import this_host
+from aclserve_server.doctor.settings import options_given, request_for
 from aclserve_server.inspect import InspectError, describe_file, format_text
+from aclserve_server.options import origins
 from aclserve_server.plan.command import add_commands as add_plan_commands
 from aclserve_server.profiling import Profiler
+from aclserve_server.rpc.model_config import read_model_config
+from aclserve_server.rpc.ports import Certificates
 from aclserve_server.server import Addresses, Server
 
 log = logging.getLogger(__name__)
@@ -34,6 +41,11 @@ EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_DEVICE_LOST = 69
 """The device failed or hangs: whoever watches the process starts another (EX_UNAVAILABLE of sysexits.h)."""
+
+PROBE_S = 30.0
+"""How long the doctor waits for each call of the library; the first opening of a device takes seconds."""
+
+MAX_PROBE_S = 3600.0
 
 LOST_EXIT_S = 15.0
 """How long after the loss of its device a process may last at the most."""
@@ -59,6 +71,20 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="run the service", allow_abbrev=False)
     add_arguments(serve)
     serve.set_defaults(run=_serve)
+    doctor = commands.add_parser(
+        "doctor", help="look at machine, library, device, options and models, and say what to do", allow_abbrev=False
+    )
+    doctor.add_argument("--json", action="store_true", help="one JSON document instead of text")
+    doctor.add_argument("--no-device", action="store_true", help="ask the library, but open no device")
+    doctor.add_argument(
+        "--timeout-s",
+        type=_patience,
+        default=PROBE_S,
+        metavar="N",
+        help="time for each call of the library (%(default)s)",
+    )
+    add_arguments(doctor.add_argument_group("options of serve, as they are to be used"))
+    doctor.set_defaults(run=_doctor)
     token = commands.add_parser("token", help="make a token, and what the file of --principals says of it")
     token.add_argument("name", help="the principal who gets it")
     token.add_argument("--group", action="append", choices=GROUPS, default=[], help="to grant; may be repeated (infer)")
@@ -70,6 +96,13 @@ def _parser() -> argparse.ArgumentParser:
     inspect.set_defaults(run=_inspect)
     add_plan_commands(commands.add_parser("plan", help="find out by simulation what a fleet can do"))
     return parser
+
+
+def _patience(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= MAX_PROBE_S:
+        raise argparse.ArgumentTypeError(f"got {text}, expected more than 0 and at most {MAX_PROBE_S:g} seconds")
+    return value
 
 
 def _token(arguments: argparse.Namespace) -> int:
@@ -95,13 +128,30 @@ def _inspect(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _doctor(arguments: argparse.Namespace) -> int:
+    """Looks, prints and changes nothing; the device is opened in another process. 1 where there are errors."""
+    given = options_given(arguments, os.environ)
+    request = request_for(given, open_device=not arguments.no_device)
+    checkup = Checkup(
+        version("aclserve"),
+        this_host(os.environ),
+        given,
+        lambda: probe.run(request, os.environ, arguments.timeout_s),
+        read_model_config,
+        Certificates,
+    )
+    diagnosis = checkup.run().read(publicly=False)
+    print(diagnosis.to_json() if arguments.json else diagnosis.to_text())
+    return 0 if diagnosis.healthy else EXIT_ERROR
+
+
 def _serve(arguments: argparse.Namespace) -> int:
     config = Config.from_namespace(arguments, os.environ)
     logs.configure(config.log_level, config.log_format)
     try:
         profiler = _profiler(config.profile)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_run(config, profiler))
+            return runner.run(_run(config, profiler, origins(options(), arguments, os.environ)))
     except (LibraryError, AclserveError, AclError, OSError) as error:
         print(f"aclserve: {error}", file=sys.stderr)
         lost = is_device_fatal(error) if isinstance(error, AclError) else getattr(error, "reason", "") == "DEVICE_LOST"
@@ -118,7 +168,7 @@ def _profiler(file: str) -> Profiler | None:
         ) from error
 
 
-async def _run(config: Config, profiler: Profiler | None) -> int:
+async def _run(config: Config, profiler: Profiler | None, sources: Mapping[str, str]) -> int:
     """Serves until SIGTERM, Ctrl-C or the loss of the device; the exit code.
 
     A profile is of the time from ready to the end of the drain.
@@ -127,7 +177,7 @@ async def _run(config: Config, profiler: Profiler | None) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    server = Server(config)
+    server = Server(config, sources=sources)
     server.surrender.tell(lambda error: stopping.set())
     server.surrender.tell(lambda error: _end_in_any_case())
     addresses = await server.start()

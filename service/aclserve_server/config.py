@@ -306,7 +306,7 @@ def options() -> tuple[Option, ...]:
     return _OPTIONS
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse._ActionsContainer) -> None:
     """Adds a flag for every option; `Config.from_namespace` reads them."""
     add_options(parser, _OPTIONS)
 

@@ -178,6 +178,17 @@ def read(
     return values, problems
 
 
+def origins(options: Sequence[Option], namespace: argparse.Namespace, environ: Mapping[str, str]) -> dict[str, str]:
+    """Where each option's value comes from, by name: "flag", "environment" or "default"."""
+    found = {}
+    for option in options:
+        if getattr(namespace, option.name, None) is not None:
+            found[option.name] = "flag"
+        else:
+            found[option.name] = "environment" if environ.get(option.environment) else "default"
+    return found
+
+
 def problem(source: str, got: str, option: Option) -> str:
     """What is wrong with a value, in one sentence: what was got, what is expected, what to do."""
     text = f"{source}: got {got!r}, expected {option.expected()}"
@@ -186,7 +197,7 @@ def problem(source: str, got: str, option: Option) -> str:
     return f"{text}: the default is {option.show(option.default)!r}"
 
 
-def add_arguments(parser: argparse.ArgumentParser, options: Sequence[Option]) -> None:
+def add_arguments(parser: argparse._ActionsContainer, options: Sequence[Option]) -> None:
     """Adds a flag for every option. Values stay text, which `read` parses: so all errors come together."""
     for option in options:
         facts = [f"default: {option.show(option.default)}"] if option.show(option.default) else []

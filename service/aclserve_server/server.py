@@ -12,7 +12,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -30,7 +30,13 @@ from aclserve_server.device.device import Device
 from aclserve_server.device.reports import ReportThread
 from aclserve_server.device.runtime import Runtime
 from aclserve_server.device.thread import DeviceThread
-from aclserve_server.emulator import Emulator, EmulatorConfig, bake, default_batches
+from aclserve_server.doctor.checkup import Checkup
+from aclserve_server.doctor.host import this_host
+from aclserve_server.doctor.probe import Outcome
+from aclserve_server.doctor.serving import ServerDoctor
+from aclserve_server.doctor.settings import options_of_config
+from aclserve_server.emulated import bake_gears, emulator_config
+from aclserve_server.emulator import Emulator
 from aclserve_server.engine.devices import DeviceDirectory
 from aclserve_server.engine.engine import ControlMode, Engine
 from aclserve_server.engine.following import Follower
@@ -38,7 +44,6 @@ from aclserve_server.engine.leases import MemoryLimits
 from aclserve_server.engine.loading import RunOptions, Threads
 from aclserve_server.engine.mapping import make_mapper
 from aclserve_server.engine.memory import MemoryManager
-from aclserve_server.engine.model_config import ModelConfig
 from aclserve_server.engine.regions import Regions
 from aclserve_server.engine.watchdog import Watchdog
 from aclserve_server.kserve import inference_pb2
@@ -97,9 +102,14 @@ class Addresses:
 class Server:
     """One server process: one device, its models and its memory. `start`, then `stop`, on one event loop."""
 
-    def __init__(self, config: Config, emulator: Emulator | None = None) -> None:
-        """`emulator`: an emulated device to use instead of one made from the configuration (it stays the caller's)."""
+    def __init__(
+        self, config: Config, emulator: Emulator | None = None, sources: Mapping[str, str] | None = None
+    ) -> None:
+        """`emulator`: an emulated device to use instead of one made from the configuration (it stays the caller's);
+        `sources`: where each option's value comes from, by name.
+        """
         self.config = config
+        self._sources = sources or {}
         self._emulator = emulator
         self._resources = AsyncExitStack()
         self._ready = False
@@ -174,7 +184,8 @@ class Server:
             config.max_stream_bytes,
             config.max_regions if config.system_shared_memory else 0,
         )
-        port, unix_socket = await self._serve(devices, info)
+        known = Outcome(library=library.path, missing=tuple(sorted(library.missing)), acl_version=info.acl_version)
+        port, unix_socket = await self._serve(devices, info, ServerDoctor(devices, known, self._checkup))
         self._in_background(self.memory.run_expiry())
         if self.engine.control_mode == "poll":
             self._in_background(Follower(self.engine, found).run(config.repository_poll_s))
@@ -189,7 +200,7 @@ class Server:
     def _open_library(self) -> Library:
         config = self.config
         if self._emulator is None and config.emulated:
-            self._emulator = Emulator(_emulated(config))
+            self._emulator = Emulator(emulator_config(config))
             self._resources.callback(self._emulator.close)
         if self._emulator is not None:
             return Library.from_addresses("emulator", self._emulator.addresses(), in_interpreter=True)
@@ -224,7 +235,7 @@ class Server:
             options,
             root=config.model_repository,
             read_config=read_model_config,
-            bake=None if self._emulator is None else _bake,
+            bake=None if self._emulator is None else bake_gears,
             observe=self.metrics.model,
             changed=self._model_changed,
             leaked=self.metrics.count_leaked,
@@ -233,7 +244,13 @@ class Server:
             strict_config=config.strict_config,
         )
 
-    async def _serve(self, devices: DeviceDirectory, info: ServerInfo) -> tuple[int, str]:
+    def _checkup(self, ask_device: Callable[[], Outcome]) -> Checkup:
+        """What GetDiagnosis looks at."""
+        given = options_of_config(self.config, self._sources)
+        host = this_host(os.environ)
+        return Checkup(version("aclserve"), host, given, ask_device, read_model_config, Certificates, serving=True)
+
+    async def _serve(self, devices: DeviceDirectory, info: ServerInfo, doctor: ServerDoctor) -> tuple[int, str]:
         """Starts gRPC; the port, and the path of the unix domain socket."""
         config = self.config
         tls = Certificates(config.tls_cert, config.tls_key, config.tls_client_ca) if config.tls_cert else None
@@ -248,7 +265,8 @@ class Server:
             self._resources.push_async_callback(self.models.tracing.close)
         self.models.add_to_server(guard)
         memory_pb2_grpc.add_MemoryServiceServicer_to_server(MemoryService(self.memory, devices, self.regions), guard)
-        device_pb2_grpc.add_DeviceServiceServicer_to_server(DeviceService(devices, info, self._uptime_s), guard)
+        device_service = DeviceService(devices, info, self._uptime_s, doctor.diagnose)
+        device_pb2_grpc.add_DeviceServiceServicer_to_server(device_service, guard)
         self._kserve(limits).add_to_server(guard)
         self.health.add_to_server(guard)
         add_reflection(guard, [*SERVICES, SERVICE_NAME])
@@ -369,31 +387,4 @@ def _memory_limits(config: Config) -> MemoryLimits:
         config.max_lease_host_bytes,
         config.max_lease_ttl_s,
         config.max_upload_bytes,
-    )
-
-
-def _emulated(config: Config) -> EmulatorConfig:
-    return EmulatorConfig(
-        run_mode=config.emulator_run_mode,
-        memory_bytes=config.emulator_memory_bytes,
-        intra_op_threads=config.emulator_threads,
-        profile=config.emulator_profile,
-        slot_budget_bytes=config.slot_budget_bytes,
-        device_count=config.device + 1,
-    )
-
-
-def _bake(read: Callable[[], bytes], config: ModelConfig) -> bytes | None:
-    """Compiles a configuration's gears into a model for the emulated device, as `atc` does for an NPU."""
-    rows = config.max_batch_size or 0
-    if config.has_gears:
-        rows = 0
-    elif not rows or rows in default_batches():
-        return None
-    return bake(
-        read(),
-        dynamic_batch_size=config.dynamic_batch_size,
-        dynamic_image_size=config.dynamic_image_size,
-        dynamic_dims=config.dynamic_dims,
-        max_batch_size=rows,
     )

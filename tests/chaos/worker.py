@@ -42,7 +42,7 @@ def run(settings: dict[str, Any], argv: list[str]) -> int:
             latency=latency,
         )
 
-    server_module._emulated = config_of
+    server_module.emulator_config = config_of
     server_module.Emulator = _emulator  # type: ignore[assignment,misc]
     code = main(argv)
     left = {kind: count for emulator in _made for kind, count in emulator.leaks.items() if count}

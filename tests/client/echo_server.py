@@ -71,6 +71,7 @@ class EchoServer:
         self.faults = Faults()
         self.regions = Regions(self, shared_memory)
         self.max_rows = 8
+        self.sick = False  # GetDiagnosis tells of every level
         self.message_bytes = []  # of each item of Infer and each message of items
         self.answer_bytes = []
         self.messages = []  # ids of the items of each message of all streams, in order
@@ -160,6 +161,20 @@ class DeviceServicer(device_pb2_grpc.DeviceServiceServicer):
             limits=limits,
             uptime=Duration(seconds=5, nanos=500_000_000),
         )
+
+    def GetDiagnosis(self, request, context):
+        levels = range(1, 6 if self._server.sick else 3)  # 5 is of a later server
+        findings = [
+            device_pb2.Finding(level=level, check=f"area.{level}", text=f"text {level}", fix="fix" if level > 2 else "")
+            for level in levels
+        ]
+        settings = [
+            device_pb2.Setting(name="slots", value="3", source=device_pb2.SETTING_SOURCE_FLAG),
+            device_pb2.Setting(name="host", source=device_pb2.SETTING_SOURCE_ENVIRONMENT),
+            device_pb2.Setting(name="port", value="8001", source=device_pb2.SETTING_SOURCE_DEFAULT),
+            device_pb2.Setting(name="later", value="1", source=9),
+        ]
+        return device_pb2.GetDiagnosisResponse(version="0.1.0", findings=findings, settings=settings)
 
 
 class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):

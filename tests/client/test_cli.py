@@ -17,6 +17,7 @@ GOLDEN = Path(__file__).parent / "golden" / "aclctl_help.txt"
 COMMANDS = [
     [],
     ["devices"],
+    ["doctor"],
     ["models"],
     ["models", "list"],
     ["models", "describe"],
@@ -83,6 +84,24 @@ def test_devices(aclctl, as_json):
     assert "Ascend310P3" in out
     assert "ddr 3.0 GiB of 8.0 GiB" in out
     assert "7 %" in out
+
+
+def test_doctor(aclctl, as_json, server):
+    document = as_json("doctor")
+    assert document["healthy"]
+    assert [finding["check"] for finding in document["findings"]] == ["area.1", "area.2"]
+    code, out, _ = aclctl("doctor")
+    assert code == 0
+    assert "text 1" not in out
+    assert "0 error, 0 warning, 1 note, 1 ok" in out
+    assert "--slots" in out
+    assert "8001" not in out
+    assert "told on the server's host only" in out
+    assert all(word in aclctl("doctor", "--all")[1] for word in ("text 1", "8001"))
+    server.sick = True
+    code, out, _ = aclctl("doctor")
+    assert code == 1
+    assert out.index("text 4") < out.index("text 3") < out.index("text 2")
 
 
 def test_models(aclctl, as_json, server, tmp_path):

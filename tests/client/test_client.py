@@ -89,6 +89,18 @@ def test_server_info(client):
     assert info.limits.max_lease_ttl_s == 3600
 
 
+def test_diagnosis(client, server):
+    healthy = client.diagnosis()
+    assert healthy.healthy
+    assert healthy.findings[0] == ac.Finding(ac.FindingLevel.OK, "area.1", "text 1", "")
+    assert healthy.settings[1:3] == (ac.Setting("host", None, "environment"), ac.Setting("port", "8001", "default"))
+    assert healthy.settings[3].source == "unspecified"
+    server.sick = True
+    sick = client.diagnosis()
+    assert not sick.healthy
+    assert [finding.level for finding in sick.findings] == ["ok", "note", "warning", "error", "unspecified"]
+
+
 def test_models_and_description(client):
     assert [(m.name, m.state, m.reason) for m in client.models()] == [
         ("echo", "ready", ""),

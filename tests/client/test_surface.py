@@ -84,7 +84,7 @@ def test_every_rpc_of_the_services_is_known_as_it_is():
 
 def test_only_reads_are_marked_as_reads():
     assert {rpc.path.rsplit("/", 1)[1] for rpc in rpcs.RPCS if rpc.is_read} == {
-        "ListDevices", "GetServerInfo", "QueryMemory", "ListBuffers", "ReadBuffer",
+        "ListDevices", "GetServerInfo", "GetDiagnosis", "QueryMemory", "ListBuffers", "ReadBuffer",
         "ListModels", "GetModel", "QueryModelSize", "ListRegions",
     }  # fmt: skip
 

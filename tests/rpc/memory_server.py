@@ -18,6 +18,7 @@ from aclserve_server.acl.library import Library
 from aclserve_server.device.device import Device
 from aclserve_server.device.runtime import Runtime
 from aclserve_server.device.thread import DeviceThread
+from aclserve_server.doctor.findings import Diagnosis, Finding, Level, Setting
 from aclserve_server.emulator import Emulator
 from aclserve_server.emulator.config import EmulatorConfig
 from aclserve_server.engine.devices import DeviceDirectory
@@ -35,6 +36,15 @@ LIMITS = MemoryLimits(
     max_lease_host_bytes=8 << 20,
     max_ttl_s=100.0,
     max_upload_bytes=1 << 20,
+)
+DIAGNOSIS = Diagnosis(
+    "1.2.3",
+    tuple(Finding(f"area.{level}", level, f"text {level}", "" if level is Level.OK else "fix") for level in Level),
+    (
+        Setting("max_queue_rows", "7", "flag"),
+        Setting("host", "", "environment", hidden=True),
+        Setting("unix_socket", "", "default"),
+    ),
 )
 INFO = ServerInfo("1.2.3", "1.14.0", ("reflection",), 64 << 20, 1000, 100, LIMITS, 1 << 28, 256)
 TIMEOUT_S = 60
@@ -121,9 +131,14 @@ async def run_on(test: Callable[[Wire], Awaitable[None]], device: Any, thread: A
     )
     devices = DeviceDirectory(device, 0, True, thread)
 
+    async def diagnose() -> Diagnosis:
+        return DIAGNOSIS
+
     def add(server: grpc.aio.Server) -> None:
         memory_pb2_grpc.add_MemoryServiceServicer_to_server(MemoryService(memory, devices, regions), server)
-        device_pb2_grpc.add_DeviceServiceServicer_to_server(DeviceService(devices, INFO, lambda: 12.5), server)
+        device_pb2_grpc.add_DeviceServiceServicer_to_server(
+            DeviceService(devices, INFO, lambda: 12.5, diagnose), server
+        )
 
     async with serving(add) as channel:
         wire = Wire(channel, memory, device, thread, regions)

@@ -62,6 +62,25 @@ def test_the_server_tells_about_itself() -> None:
     run(test)
 
 
+def test_a_diagnosis_is_told_without_what_is_hidden() -> None:
+    async def test(wire: Wire) -> None:
+        answer = await wire.devices.GetDiagnosis(pb.GetDiagnosisRequest())
+        assert answer.version == "1.2.3"
+        assert [(found.level, found.check, found.text, found.fix) for found in answer.findings] == [
+            (pb.FINDING_LEVEL_OK, "area.ok", "text ok", ""),
+            (pb.FINDING_LEVEL_NOTE, "area.note", "text note", "fix"),
+            (pb.FINDING_LEVEL_WARNING, "area.warning", "text warning", "fix"),
+            (pb.FINDING_LEVEL_ERROR, "area.error", "text error", "fix"),
+        ]
+        assert [(s.name, s.HasField("value"), s.value, s.source) for s in answer.settings] == [
+            ("max-queue-rows", True, "7", pb.SETTING_SOURCE_FLAG),
+            ("host", False, "", pb.SETTING_SOURCE_ENVIRONMENT),
+            ("unix-socket", True, "", pb.SETTING_SOURCE_DEFAULT),
+        ]
+
+    run(test)
+
+
 KEYS = st.one_of(st.sets(st.text(max_size=8), max_size=30), st.sets(st.integers(), max_size=30)).map(sorted)
 
 

@@ -74,6 +74,119 @@ func (RunMode) EnumDescriptor() ([]byte, []int) {
 	return file_aclserve_v1_device_proto_rawDescGZIP(), []int{0}
 }
 
+// How bad a finding is.
+type FindingLevel int32
+
+const (
+	FindingLevel_FINDING_LEVEL_UNSPECIFIED FindingLevel = 0
+	// All is as it should be.
+	FindingLevel_FINDING_LEVEL_OK FindingLevel = 1
+	// Worth knowing.
+	FindingLevel_FINDING_LEVEL_NOTE FindingLevel = 2
+	// It works now, and will fail or be slow under some condition.
+	FindingLevel_FINDING_LEVEL_WARNING FindingLevel = 3
+	// It keeps the server, or a model, from working.
+	FindingLevel_FINDING_LEVEL_ERROR FindingLevel = 4
+)
+
+// Enum value maps for FindingLevel.
+var (
+	FindingLevel_name = map[int32]string{
+		0: "FINDING_LEVEL_UNSPECIFIED",
+		1: "FINDING_LEVEL_OK",
+		2: "FINDING_LEVEL_NOTE",
+		3: "FINDING_LEVEL_WARNING",
+		4: "FINDING_LEVEL_ERROR",
+	}
+	FindingLevel_value = map[string]int32{
+		"FINDING_LEVEL_UNSPECIFIED": 0,
+		"FINDING_LEVEL_OK":          1,
+		"FINDING_LEVEL_NOTE":        2,
+		"FINDING_LEVEL_WARNING":     3,
+		"FINDING_LEVEL_ERROR":       4,
+	}
+)
+
+func (x FindingLevel) Enum() *FindingLevel {
+	p := new(FindingLevel)
+	*p = x
+	return p
+}
+
+func (x FindingLevel) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (FindingLevel) Descriptor() protoreflect.EnumDescriptor {
+	return file_aclserve_v1_device_proto_enumTypes[1].Descriptor()
+}
+
+func (FindingLevel) Type() protoreflect.EnumType {
+	return &file_aclserve_v1_device_proto_enumTypes[1]
+}
+
+func (x FindingLevel) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use FindingLevel.Descriptor instead.
+func (FindingLevel) EnumDescriptor() ([]byte, []int) {
+	return file_aclserve_v1_device_proto_rawDescGZIP(), []int{1}
+}
+
+// Where an option's value comes from.
+type SettingSource int32
+
+const (
+	SettingSource_SETTING_SOURCE_UNSPECIFIED SettingSource = 0
+	SettingSource_SETTING_SOURCE_DEFAULT     SettingSource = 1
+	SettingSource_SETTING_SOURCE_ENVIRONMENT SettingSource = 2
+	SettingSource_SETTING_SOURCE_FLAG        SettingSource = 3
+)
+
+// Enum value maps for SettingSource.
+var (
+	SettingSource_name = map[int32]string{
+		0: "SETTING_SOURCE_UNSPECIFIED",
+		1: "SETTING_SOURCE_DEFAULT",
+		2: "SETTING_SOURCE_ENVIRONMENT",
+		3: "SETTING_SOURCE_FLAG",
+	}
+	SettingSource_value = map[string]int32{
+		"SETTING_SOURCE_UNSPECIFIED": 0,
+		"SETTING_SOURCE_DEFAULT":     1,
+		"SETTING_SOURCE_ENVIRONMENT": 2,
+		"SETTING_SOURCE_FLAG":        3,
+	}
+)
+
+func (x SettingSource) Enum() *SettingSource {
+	p := new(SettingSource)
+	*p = x
+	return p
+}
+
+func (x SettingSource) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (SettingSource) Descriptor() protoreflect.EnumDescriptor {
+	return file_aclserve_v1_device_proto_enumTypes[2].Descriptor()
+}
+
+func (SettingSource) Type() protoreflect.EnumType {
+	return &file_aclserve_v1_device_proto_enumTypes[2]
+}
+
+func (x SettingSource) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use SettingSource.Descriptor instead.
+func (SettingSource) EnumDescriptor() ([]byte, []int) {
+	return file_aclserve_v1_device_proto_rawDescGZIP(), []int{2}
+}
+
 type ListDevicesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Most devices in one answer; 0 means 100, the most is 1000.
@@ -829,6 +942,240 @@ func (x *Limits) GetMinLeaseTtl() *durationpb.Duration {
 	return nil
 }
 
+type GetDiagnosisRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetDiagnosisRequest) Reset() {
+	*x = GetDiagnosisRequest{}
+	mi := &file_aclserve_v1_device_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetDiagnosisRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetDiagnosisRequest) ProtoMessage() {}
+
+func (x *GetDiagnosisRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_aclserve_v1_device_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetDiagnosisRequest.ProtoReflect.Descriptor instead.
+func (*GetDiagnosisRequest) Descriptor() ([]byte, []int) {
+	return file_aclserve_v1_device_proto_rawDescGZIP(), []int{8}
+}
+
+type GetDiagnosisResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The version of aclserve.
+	Version string `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	// In the order of the checks; at most 1000.
+	Findings []*Finding `protobuf:"bytes,2,rep,name=findings,proto3" json:"findings,omitempty"`
+	// All options of the server.
+	Settings      []*Setting `protobuf:"bytes,3,rep,name=settings,proto3" json:"settings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetDiagnosisResponse) Reset() {
+	*x = GetDiagnosisResponse{}
+	mi := &file_aclserve_v1_device_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetDiagnosisResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetDiagnosisResponse) ProtoMessage() {}
+
+func (x *GetDiagnosisResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_aclserve_v1_device_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetDiagnosisResponse.ProtoReflect.Descriptor instead.
+func (*GetDiagnosisResponse) Descriptor() ([]byte, []int) {
+	return file_aclserve_v1_device_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *GetDiagnosisResponse) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *GetDiagnosisResponse) GetFindings() []*Finding {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
+func (x *GetDiagnosisResponse) GetSettings() []*Setting {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
+// What one check found.
+type Finding struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Level FindingLevel           `protobuf:"varint,1,opt,name=level,proto3,enum=aclserve.v1.FindingLevel" json:"level,omitempty"`
+	// Area and name, such as "nodes.permission"; stays the same over versions.
+	Check string `protobuf:"bytes,2,opt,name=check,proto3" json:"check,omitempty"`
+	// What was found, of at most 1024 characters.
+	Text string `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
+	// What to do; empty where there is nothing to do.
+	Fix           string `protobuf:"bytes,4,opt,name=fix,proto3" json:"fix,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Finding) Reset() {
+	*x = Finding{}
+	mi := &file_aclserve_v1_device_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Finding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Finding) ProtoMessage() {}
+
+func (x *Finding) ProtoReflect() protoreflect.Message {
+	mi := &file_aclserve_v1_device_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Finding.ProtoReflect.Descriptor instead.
+func (*Finding) Descriptor() ([]byte, []int) {
+	return file_aclserve_v1_device_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Finding) GetLevel() FindingLevel {
+	if x != nil {
+		return x.Level
+	}
+	return FindingLevel_FINDING_LEVEL_UNSPECIFIED
+}
+
+func (x *Finding) GetCheck() string {
+	if x != nil {
+		return x.Check
+	}
+	return ""
+}
+
+func (x *Finding) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *Finding) GetFix() string {
+	if x != nil {
+		return x.Fix
+	}
+	return ""
+}
+
+// One option of the server.
+type Setting struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in `--max-queue-rows`, without the dashes in front.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The value as for the flag; unset where it would name a place or an address of the server's machine.
+	Value         *string       `protobuf:"bytes,2,opt,name=value,proto3,oneof" json:"value,omitempty"`
+	Source        SettingSource `protobuf:"varint,3,opt,name=source,proto3,enum=aclserve.v1.SettingSource" json:"source,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Setting) Reset() {
+	*x = Setting{}
+	mi := &file_aclserve_v1_device_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Setting) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Setting) ProtoMessage() {}
+
+func (x *Setting) ProtoReflect() protoreflect.Message {
+	mi := &file_aclserve_v1_device_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Setting.ProtoReflect.Descriptor instead.
+func (*Setting) Descriptor() ([]byte, []int) {
+	return file_aclserve_v1_device_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Setting) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Setting) GetValue() string {
+	if x != nil && x.Value != nil {
+		return *x.Value
+	}
+	return ""
+}
+
+func (x *Setting) GetSource() SettingSource {
+	if x != nil {
+		return x.Source
+	}
+	return SettingSource_SETTING_SOURCE_UNSPECIFIED
+}
+
 var File_aclserve_v1_device_proto protoreflect.FileDescriptor
 
 const file_aclserve_v1_device_proto_rawDesc = "" +
@@ -910,14 +1257,41 @@ const file_aclserve_v1_device_proto_rawDesc = "" +
 	"\x10max_config_bytes\x18\x16 \x01(\x04R\x0emaxConfigBytes\x12.\n" +
 	"\x13max_load_parameters\x18\x17 \x01(\rR\x11maxLoadParameters\x12.\n" +
 	"\x13max_health_watchers\x18\x18 \x01(\rR\x11maxHealthWatchers\x12=\n" +
-	"\rmin_lease_ttl\x18\x19 \x01(\v2\x19.google.protobuf.DurationR\vminLeaseTtl*K\n" +
+	"\rmin_lease_ttl\x18\x19 \x01(\v2\x19.google.protobuf.DurationR\vminLeaseTtl\"\x15\n" +
+	"\x13GetDiagnosisRequest\"\x94\x01\n" +
+	"\x14GetDiagnosisResponse\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\tR\aversion\x120\n" +
+	"\bfindings\x18\x02 \x03(\v2\x14.aclserve.v1.FindingR\bfindings\x120\n" +
+	"\bsettings\x18\x03 \x03(\v2\x14.aclserve.v1.SettingR\bsettings\"v\n" +
+	"\aFinding\x12/\n" +
+	"\x05level\x18\x01 \x01(\x0e2\x19.aclserve.v1.FindingLevelR\x05level\x12\x14\n" +
+	"\x05check\x18\x02 \x01(\tR\x05check\x12\x12\n" +
+	"\x04text\x18\x03 \x01(\tR\x04text\x12\x10\n" +
+	"\x03fix\x18\x04 \x01(\tR\x03fix\"v\n" +
+	"\aSetting\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
+	"\x05value\x18\x02 \x01(\tH\x00R\x05value\x88\x01\x01\x122\n" +
+	"\x06source\x18\x03 \x01(\x0e2\x1a.aclserve.v1.SettingSourceR\x06sourceB\b\n" +
+	"\x06_value*K\n" +
 	"\aRunMode\x12\x18\n" +
 	"\x14RUN_MODE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fRUN_MODE_DEVICE\x10\x01\x12\x11\n" +
-	"\rRUN_MODE_HOST\x10\x022\xb9\x01\n" +
+	"\rRUN_MODE_HOST\x10\x02*\x8f\x01\n" +
+	"\fFindingLevel\x12\x1d\n" +
+	"\x19FINDING_LEVEL_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10FINDING_LEVEL_OK\x10\x01\x12\x16\n" +
+	"\x12FINDING_LEVEL_NOTE\x10\x02\x12\x19\n" +
+	"\x15FINDING_LEVEL_WARNING\x10\x03\x12\x17\n" +
+	"\x13FINDING_LEVEL_ERROR\x10\x04*\x84\x01\n" +
+	"\rSettingSource\x12\x1e\n" +
+	"\x1aSETTING_SOURCE_UNSPECIFIED\x10\x00\x12\x1a\n" +
+	"\x16SETTING_SOURCE_DEFAULT\x10\x01\x12\x1e\n" +
+	"\x1aSETTING_SOURCE_ENVIRONMENT\x10\x02\x12\x17\n" +
+	"\x13SETTING_SOURCE_FLAG\x10\x032\x8e\x02\n" +
 	"\rDeviceService\x12P\n" +
 	"\vListDevices\x12\x1f.aclserve.v1.ListDevicesRequest\x1a .aclserve.v1.ListDevicesResponse\x12V\n" +
-	"\rGetServerInfo\x12!.aclserve.v1.GetServerInfoRequest\x1a\".aclserve.v1.GetServerInfoResponseB\x02P\x01b\x06proto3"
+	"\rGetServerInfo\x12!.aclserve.v1.GetServerInfoRequest\x1a\".aclserve.v1.GetServerInfoResponse\x12S\n" +
+	"\fGetDiagnosis\x12 .aclserve.v1.GetDiagnosisRequest\x1a!.aclserve.v1.GetDiagnosisResponseB\x02P\x01b\x06proto3"
 
 var (
 	file_aclserve_v1_device_proto_rawDescOnce sync.Once
@@ -931,38 +1305,50 @@ func file_aclserve_v1_device_proto_rawDescGZIP() []byte {
 	return file_aclserve_v1_device_proto_rawDescData
 }
 
-var file_aclserve_v1_device_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_aclserve_v1_device_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_aclserve_v1_device_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_aclserve_v1_device_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_aclserve_v1_device_proto_goTypes = []any{
 	(RunMode)(0),                  // 0: aclserve.v1.RunMode
-	(*ListDevicesRequest)(nil),    // 1: aclserve.v1.ListDevicesRequest
-	(*ListDevicesResponse)(nil),   // 2: aclserve.v1.ListDevicesResponse
-	(*Device)(nil),                // 3: aclserve.v1.Device
-	(*DeviceMemory)(nil),          // 4: aclserve.v1.DeviceMemory
-	(*GetServerInfoRequest)(nil),  // 5: aclserve.v1.GetServerInfoRequest
-	(*GetServerInfoResponse)(nil), // 6: aclserve.v1.GetServerInfoResponse
-	(*Caller)(nil),                // 7: aclserve.v1.Caller
-	(*Limits)(nil),                // 8: aclserve.v1.Limits
-	(*durationpb.Duration)(nil),   // 9: google.protobuf.Duration
+	(FindingLevel)(0),             // 1: aclserve.v1.FindingLevel
+	(SettingSource)(0),            // 2: aclserve.v1.SettingSource
+	(*ListDevicesRequest)(nil),    // 3: aclserve.v1.ListDevicesRequest
+	(*ListDevicesResponse)(nil),   // 4: aclserve.v1.ListDevicesResponse
+	(*Device)(nil),                // 5: aclserve.v1.Device
+	(*DeviceMemory)(nil),          // 6: aclserve.v1.DeviceMemory
+	(*GetServerInfoRequest)(nil),  // 7: aclserve.v1.GetServerInfoRequest
+	(*GetServerInfoResponse)(nil), // 8: aclserve.v1.GetServerInfoResponse
+	(*Caller)(nil),                // 9: aclserve.v1.Caller
+	(*Limits)(nil),                // 10: aclserve.v1.Limits
+	(*GetDiagnosisRequest)(nil),   // 11: aclserve.v1.GetDiagnosisRequest
+	(*GetDiagnosisResponse)(nil),  // 12: aclserve.v1.GetDiagnosisResponse
+	(*Finding)(nil),               // 13: aclserve.v1.Finding
+	(*Setting)(nil),               // 14: aclserve.v1.Setting
+	(*durationpb.Duration)(nil),   // 15: google.protobuf.Duration
 }
 var file_aclserve_v1_device_proto_depIdxs = []int32{
-	3,  // 0: aclserve.v1.ListDevicesResponse.devices:type_name -> aclserve.v1.Device
+	5,  // 0: aclserve.v1.ListDevicesResponse.devices:type_name -> aclserve.v1.Device
 	0,  // 1: aclserve.v1.Device.run_mode:type_name -> aclserve.v1.RunMode
-	4,  // 2: aclserve.v1.Device.memory:type_name -> aclserve.v1.DeviceMemory
-	8,  // 3: aclserve.v1.GetServerInfoResponse.limits:type_name -> aclserve.v1.Limits
-	9,  // 4: aclserve.v1.GetServerInfoResponse.uptime:type_name -> google.protobuf.Duration
-	7,  // 5: aclserve.v1.GetServerInfoResponse.caller:type_name -> aclserve.v1.Caller
-	9,  // 6: aclserve.v1.Limits.max_lease_ttl:type_name -> google.protobuf.Duration
-	9,  // 7: aclserve.v1.Limits.min_lease_ttl:type_name -> google.protobuf.Duration
-	1,  // 8: aclserve.v1.DeviceService.ListDevices:input_type -> aclserve.v1.ListDevicesRequest
-	5,  // 9: aclserve.v1.DeviceService.GetServerInfo:input_type -> aclserve.v1.GetServerInfoRequest
-	2,  // 10: aclserve.v1.DeviceService.ListDevices:output_type -> aclserve.v1.ListDevicesResponse
-	6,  // 11: aclserve.v1.DeviceService.GetServerInfo:output_type -> aclserve.v1.GetServerInfoResponse
-	10, // [10:12] is the sub-list for method output_type
-	8,  // [8:10] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	6,  // 2: aclserve.v1.Device.memory:type_name -> aclserve.v1.DeviceMemory
+	10, // 3: aclserve.v1.GetServerInfoResponse.limits:type_name -> aclserve.v1.Limits
+	15, // 4: aclserve.v1.GetServerInfoResponse.uptime:type_name -> google.protobuf.Duration
+	9,  // 5: aclserve.v1.GetServerInfoResponse.caller:type_name -> aclserve.v1.Caller
+	15, // 6: aclserve.v1.Limits.max_lease_ttl:type_name -> google.protobuf.Duration
+	15, // 7: aclserve.v1.Limits.min_lease_ttl:type_name -> google.protobuf.Duration
+	13, // 8: aclserve.v1.GetDiagnosisResponse.findings:type_name -> aclserve.v1.Finding
+	14, // 9: aclserve.v1.GetDiagnosisResponse.settings:type_name -> aclserve.v1.Setting
+	1,  // 10: aclserve.v1.Finding.level:type_name -> aclserve.v1.FindingLevel
+	2,  // 11: aclserve.v1.Setting.source:type_name -> aclserve.v1.SettingSource
+	3,  // 12: aclserve.v1.DeviceService.ListDevices:input_type -> aclserve.v1.ListDevicesRequest
+	7,  // 13: aclserve.v1.DeviceService.GetServerInfo:input_type -> aclserve.v1.GetServerInfoRequest
+	11, // 14: aclserve.v1.DeviceService.GetDiagnosis:input_type -> aclserve.v1.GetDiagnosisRequest
+	4,  // 15: aclserve.v1.DeviceService.ListDevices:output_type -> aclserve.v1.ListDevicesResponse
+	8,  // 16: aclserve.v1.DeviceService.GetServerInfo:output_type -> aclserve.v1.GetServerInfoResponse
+	12, // 17: aclserve.v1.DeviceService.GetDiagnosis:output_type -> aclserve.v1.GetDiagnosisResponse
+	15, // [15:18] is the sub-list for method output_type
+	12, // [12:15] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_aclserve_v1_device_proto_init() }
@@ -972,13 +1358,14 @@ func file_aclserve_v1_device_proto_init() {
 	}
 	file_aclserve_v1_device_proto_msgTypes[2].OneofWrappers = []any{}
 	file_aclserve_v1_device_proto_msgTypes[6].OneofWrappers = []any{}
+	file_aclserve_v1_device_proto_msgTypes[11].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_aclserve_v1_device_proto_rawDesc), len(file_aclserve_v1_device_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   8,
+			NumEnums:      3,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,6 +21,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	DeviceService_ListDevices_FullMethodName   = "/aclserve.v1.DeviceService/ListDevices"
 	DeviceService_GetServerInfo_FullMethodName = "/aclserve.v1.DeviceService/GetServerInfo"
+	DeviceService_GetDiagnosis_FullMethodName  = "/aclserve.v1.DeviceService/GetDiagnosis"
 )
 
 // DeviceServiceClient is the client API for DeviceService service.
@@ -33,6 +34,10 @@ type DeviceServiceClient interface {
 	ListDevices(ctx context.Context, in *ListDevicesRequest, opts ...grpc.CallOption) (*ListDevicesResponse, error)
 	// Tells versions, features and limits of the server.
 	GetServerInfo(ctx context.Context, in *GetServerInfoRequest, opts ...grpc.CallOption) (*GetServerInfoResponse, error)
+	// Looks at what the server runs on and how it is set up, and tells what is wrong with the fix for it. Needs the group
+	// `admin`. Changes nothing, and opens nothing on the device. What names the server's machine, such as paths, addresses
+	// and processes, is left out: `aclserve doctor` on that machine tells it. Callers at the same time share one look.
+	GetDiagnosis(ctx context.Context, in *GetDiagnosisRequest, opts ...grpc.CallOption) (*GetDiagnosisResponse, error)
 }
 
 type deviceServiceClient struct {
@@ -63,6 +68,16 @@ func (c *deviceServiceClient) GetServerInfo(ctx context.Context, in *GetServerIn
 	return out, nil
 }
 
+func (c *deviceServiceClient) GetDiagnosis(ctx context.Context, in *GetDiagnosisRequest, opts ...grpc.CallOption) (*GetDiagnosisResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetDiagnosisResponse)
+	err := c.cc.Invoke(ctx, DeviceService_GetDiagnosis_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // DeviceServiceServer is the server API for DeviceService service.
 // All implementations must embed UnimplementedDeviceServiceServer
 // for forward compatibility.
@@ -73,6 +88,10 @@ type DeviceServiceServer interface {
 	ListDevices(context.Context, *ListDevicesRequest) (*ListDevicesResponse, error)
 	// Tells versions, features and limits of the server.
 	GetServerInfo(context.Context, *GetServerInfoRequest) (*GetServerInfoResponse, error)
+	// Looks at what the server runs on and how it is set up, and tells what is wrong with the fix for it. Needs the group
+	// `admin`. Changes nothing, and opens nothing on the device. What names the server's machine, such as paths, addresses
+	// and processes, is left out: `aclserve doctor` on that machine tells it. Callers at the same time share one look.
+	GetDiagnosis(context.Context, *GetDiagnosisRequest) (*GetDiagnosisResponse, error)
 	mustEmbedUnimplementedDeviceServiceServer()
 }
 
@@ -88,6 +107,9 @@ func (UnimplementedDeviceServiceServer) ListDevices(context.Context, *ListDevice
 }
 func (UnimplementedDeviceServiceServer) GetServerInfo(context.Context, *GetServerInfoRequest) (*GetServerInfoResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method GetServerInfo not implemented")
+}
+func (UnimplementedDeviceServiceServer) GetDiagnosis(context.Context, *GetDiagnosisRequest) (*GetDiagnosisResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method GetDiagnosis not implemented")
 }
 func (UnimplementedDeviceServiceServer) mustEmbedUnimplementedDeviceServiceServer() {}
 func (UnimplementedDeviceServiceServer) testEmbeddedByValue()                       {}
@@ -146,6 +168,24 @@ func _DeviceService_GetServerInfo_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _DeviceService_GetDiagnosis_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetDiagnosisRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DeviceServiceServer).GetDiagnosis(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: DeviceService_GetDiagnosis_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DeviceServiceServer).GetDiagnosis(ctx, req.(*GetDiagnosisRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // DeviceService_ServiceDesc is the grpc.ServiceDesc for DeviceService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -160,6 +200,10 @@ var DeviceService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetServerInfo",
 			Handler:    _DeviceService_GetServerInfo_Handler,
+		},
+		{
+			MethodName: "GetDiagnosis",
+			Handler:    _DeviceService_GetDiagnosis_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -13,9 +13,33 @@ class RunMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     RUN_MODE_UNSPECIFIED: _ClassVar[RunMode]
     RUN_MODE_DEVICE: _ClassVar[RunMode]
     RUN_MODE_HOST: _ClassVar[RunMode]
+
+class FindingLevel(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FINDING_LEVEL_UNSPECIFIED: _ClassVar[FindingLevel]
+    FINDING_LEVEL_OK: _ClassVar[FindingLevel]
+    FINDING_LEVEL_NOTE: _ClassVar[FindingLevel]
+    FINDING_LEVEL_WARNING: _ClassVar[FindingLevel]
+    FINDING_LEVEL_ERROR: _ClassVar[FindingLevel]
+
+class SettingSource(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SETTING_SOURCE_UNSPECIFIED: _ClassVar[SettingSource]
+    SETTING_SOURCE_DEFAULT: _ClassVar[SettingSource]
+    SETTING_SOURCE_ENVIRONMENT: _ClassVar[SettingSource]
+    SETTING_SOURCE_FLAG: _ClassVar[SettingSource]
 RUN_MODE_UNSPECIFIED: RunMode
 RUN_MODE_DEVICE: RunMode
 RUN_MODE_HOST: RunMode
+FINDING_LEVEL_UNSPECIFIED: FindingLevel
+FINDING_LEVEL_OK: FindingLevel
+FINDING_LEVEL_NOTE: FindingLevel
+FINDING_LEVEL_WARNING: FindingLevel
+FINDING_LEVEL_ERROR: FindingLevel
+SETTING_SOURCE_UNSPECIFIED: SettingSource
+SETTING_SOURCE_DEFAULT: SettingSource
+SETTING_SOURCE_ENVIRONMENT: SettingSource
+SETTING_SOURCE_FLAG: SettingSource
 
 class ListDevicesRequest(_message.Message):
     __slots__ = ("page_size", "page_token")
@@ -152,3 +176,39 @@ class Limits(_message.Message):
     max_health_watchers: int
     min_lease_ttl: _duration_pb2.Duration
     def __init__(self, max_message_bytes: _Optional[int] = ..., max_queue_rows: _Optional[int] = ..., max_stream_items: _Optional[int] = ..., max_leases: _Optional[int] = ..., max_lease_device_bytes: _Optional[int] = ..., max_lease_host_bytes: _Optional[int] = ..., max_lease_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_upload_bytes: _Optional[int] = ..., max_stream_bytes: _Optional[int] = ..., max_regions: _Optional[int] = ..., max_lease_buffers: _Optional[int] = ..., max_metadata_bytes: _Optional[int] = ..., max_connection_calls: _Optional[int] = ..., max_item_id_bytes: _Optional[int] = ..., max_item_inputs: _Optional[int] = ..., max_item_outputs: _Optional[int] = ..., max_dimensions: _Optional[int] = ..., max_text_bytes: _Optional[int] = ..., max_fill_bytes: _Optional[int] = ..., max_page_size: _Optional[int] = ..., max_region_name_bytes: _Optional[int] = ..., max_config_bytes: _Optional[int] = ..., max_load_parameters: _Optional[int] = ..., max_health_watchers: _Optional[int] = ..., min_lease_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class GetDiagnosisRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetDiagnosisResponse(_message.Message):
+    __slots__ = ("version", "findings", "settings")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    FINDINGS_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    findings: _containers.RepeatedCompositeFieldContainer[Finding]
+    settings: _containers.RepeatedCompositeFieldContainer[Setting]
+    def __init__(self, version: _Optional[str] = ..., findings: _Optional[_Iterable[_Union[Finding, _Mapping]]] = ..., settings: _Optional[_Iterable[_Union[Setting, _Mapping]]] = ...) -> None: ...
+
+class Finding(_message.Message):
+    __slots__ = ("level", "check", "text", "fix")
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    CHECK_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    FIX_FIELD_NUMBER: _ClassVar[int]
+    level: FindingLevel
+    check: str
+    text: str
+    fix: str
+    def __init__(self, level: _Optional[_Union[FindingLevel, str]] = ..., check: _Optional[str] = ..., text: _Optional[str] = ..., fix: _Optional[str] = ...) -> None: ...
+
+class Setting(_message.Message):
+    __slots__ = ("name", "value", "source")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: str
+    source: SettingSource
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ..., source: _Optional[_Union[SettingSource, str]] = ...) -> None: ...

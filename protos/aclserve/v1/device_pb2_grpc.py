@@ -45,6 +45,11 @@ class DeviceServiceStub(object):
                 request_serializer=aclserve_dot_v1_dot_device__pb2.GetServerInfoRequest.SerializeToString,
                 response_deserializer=aclserve_dot_v1_dot_device__pb2.GetServerInfoResponse.FromString,
                 _registered_method=True)
+        self.GetDiagnosis = channel.unary_unary(
+                '/aclserve.v1.DeviceService/GetDiagnosis',
+                request_serializer=aclserve_dot_v1_dot_device__pb2.GetDiagnosisRequest.SerializeToString,
+                response_deserializer=aclserve_dot_v1_dot_device__pb2.GetDiagnosisResponse.FromString,
+                _registered_method=True)
 
 
 class DeviceServiceServicer(object):
@@ -65,6 +70,15 @@ class DeviceServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetDiagnosis(self, request, context):
+        """Looks at what the server runs on and how it is set up, and tells what is wrong with the fix for it. Needs the group
+        `admin`. Changes nothing, and opens nothing on the device. What names the server's machine, such as paths, addresses
+        and processes, is left out: `aclserve doctor` on that machine tells it. Callers at the same time share one look.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DeviceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +91,11 @@ def add_DeviceServiceServicer_to_server(servicer, server):
                     servicer.GetServerInfo,
                     request_deserializer=aclserve_dot_v1_dot_device__pb2.GetServerInfoRequest.FromString,
                     response_serializer=aclserve_dot_v1_dot_device__pb2.GetServerInfoResponse.SerializeToString,
+            ),
+            'GetDiagnosis': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDiagnosis,
+                    request_deserializer=aclserve_dot_v1_dot_device__pb2.GetDiagnosisRequest.FromString,
+                    response_serializer=aclserve_dot_v1_dot_device__pb2.GetDiagnosisResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +153,33 @@ class DeviceService(object):
             '/aclserve.v1.DeviceService/GetServerInfo',
             aclserve_dot_v1_dot_device__pb2.GetServerInfoRequest.SerializeToString,
             aclserve_dot_v1_dot_device__pb2.GetServerInfoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDiagnosis(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/aclserve.v1.DeviceService/GetDiagnosis',
+            aclserve_dot_v1_dot_device__pb2.GetDiagnosisRequest.SerializeToString,
+            aclserve_dot_v1_dot_device__pb2.GetDiagnosisResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from aclserve_server.access.principal import ADMIN, ANYONE, INFER, MEMORY, OPEN
 
 METHODS: Mapping[str, Mapping[str, str]] = {
-    "aclserve.v1.DeviceService": {"ListDevices": ANYONE, "GetServerInfo": ANYONE},
+    "aclserve.v1.DeviceService": {"ListDevices": ANYONE, "GetServerInfo": ANYONE, "GetDiagnosis": ADMIN},
     "aclserve.v1.MemoryService": {
         "CreateLease": MEMORY,
         "RenewLease": MEMORY,

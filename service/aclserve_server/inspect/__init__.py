@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aclserve_server.inspect.describe import FileDescription, describe_file, format_text
-from aclserve_server.inspect.om import OmFile, OmPartition
+from aclserve_server.inspect.om import OmFile, OmPartition, read_chip
 from aclserve_server.inspect.onnx import OnnxFile, OnnxTensor
 from aclserve_server.inspect.problem import InspectError
 
@@ -16,4 +16,5 @@ __all__ = [
     "OnnxTensor",
     "describe_file",
     "format_text",
+    "read_chip",
 ]

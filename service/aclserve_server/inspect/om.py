@@ -6,6 +6,7 @@ then per model one partition table with its partitions. The header does not say 
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,11 @@ _MAX_FLOW_PARTITIONS = 4096
 _MAX_PARTITIONS = 128
 """GE's loader takes "a small number"; 27 types are known, and none is there twice except in a flow model."""
 _MAX_MODELS = 4096
+
+_DEFINITION = 0
+_MAX_DEFINITION_BYTES = 64 << 20
+_CHIP = re.compile(rb"\x0a\x0bsoc_version\x12([\x03-\x42])\x12([\x01-\x40])([A-Za-z0-9_]{1,64})")
+"""An entry of the attributes' map: the key, then an attribute whose field 2 is the text."""
 
 MODEL_TYPES = {0: "IR", 1: "standard", 2: "tiny", 3: "flow", 4: "lite", 5: "bundle"}
 _FLOW = 3
@@ -91,6 +97,26 @@ def read_om(path: Path) -> OmFile:
         header = file.read(HEADER_BYTES)
         payload_bytes = _checked_payload(header, size_bytes)
         return _describe(file, header, payload_bytes)
+
+
+def read_chip(path: Path) -> str:
+    """The chip that `atc` built an OM file for, such as "Ascend310P3", or "" where the file does not say.
+
+    It is an attribute of the model, `soc_version`, in the first partition of the model's definition. Raises as
+    `read_om` does.
+    """
+    om = read_om(path)
+    definitions = [part for table in om.tables for part in table if part.type == _DEFINITION]
+    if not definitions or om.encrypted:
+        return ""
+    with path.open("rb") as file:
+        file.seek(definitions[0].offset_bytes)
+        content = file.read(min(definitions[0].size_bytes, _MAX_DEFINITION_BYTES))
+    for match in _CHIP.finditer(content):
+        entry, value, text = match[1][0], match[2][0], match[3]
+        if entry == value + 2 and value <= len(text):
+            return text[:value].decode("ascii")
+    return ""
 
 
 def _checked_payload(header: bytes, size_bytes: int) -> int:

@@ -27,8 +27,8 @@ class Source(Protocol):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Job(Frame):
-    """An item: a frame of its stream and a ticket of its model. Its client had it ready at `due`. Nobody is its `payer`:
-    plans know streams, not principals.
+    """An item: a frame of its stream and a ticket of its model. Its client had it ready at `due`. It has no
+    `payer`: plans know streams, not principals.
     """
 
     rows: int

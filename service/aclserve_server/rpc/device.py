@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,13 @@ import grpc.aio
 from aclserve.v1 import device_pb2 as pb
 from aclserve.v1 import device_pb2_grpc
 from aclserve_server.access.principal import CURRENT, Principal
+from aclserve_server.doctor.findings import Diagnosis
 from aclserve_server.engine import fills, regions
 from aclserve_server.engine.devices import DeviceDirectory
 from aclserve_server.engine.leases import MIN_TTL_S, MemoryLimits
 from aclserve_server.rpc import convert_memory as convert
 from aclserve_server.rpc import wire
+from aclserve_server.rpc.convert_diagnosis import diagnosis_to_proto
 from aclserve_server.rpc.health import MAX_WATCHERS
 from aclserve_server.rpc.model_config import MAX_FILE_BYTES
 from aclserve_server.rpc.paging import MAX_PAGE_SIZE, page
@@ -25,6 +27,8 @@ from aclserve_server.rpc.v2.repository import MAX_PARAMETERS
 from aclserve_server.rpc.wire_walk import MAX_TEXT_BYTES
 
 Context = grpc.aio.ServicerContext[Any, Any]
+Diagnose = Callable[[], Awaitable[Diagnosis]]
+"""Looks at the server; its answer is the public reading."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +49,14 @@ class ServerInfo:
 class DeviceService(device_pb2_grpc.DeviceServiceServicer):
     """The native device service."""
 
-    def __init__(self, devices: DeviceDirectory, info: ServerInfo, uptime_s: Callable[[], float]) -> None:
+    def __init__(
+        self, devices: DeviceDirectory, info: ServerInfo, uptime_s: Callable[[], float], diagnose: Diagnose
+    ) -> None:
         """`uptime_s` tells for how many seconds the server has been ready, 0 before that."""
         self._devices = devices
         self._info = info
         self._uptime_s = uptime_s
+        self._diagnose = diagnose
 
     async def ListDevices(self, request: pb.ListDevicesRequest, context: Context) -> pb.ListDevicesResponse:  # noqa: N802
         devices = {device.id: device for device in await self._devices.list_devices()}
@@ -67,6 +74,9 @@ class DeviceService(device_pb2_grpc.DeviceServiceServicer):
             uptime=convert.seconds_to_proto(self._uptime_s()),
             caller=_caller_to_proto(CURRENT.get()),
         )
+
+    async def GetDiagnosis(self, request: pb.GetDiagnosisRequest, context: Context) -> pb.GetDiagnosisResponse:  # noqa: N802
+        return diagnosis_to_proto(await self._diagnose())
 
 
 def _caller_to_proto(principal: Principal | None) -> pb.Caller | None:
