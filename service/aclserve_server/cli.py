@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from aclserve_server.device.faults import is_device_fatal
 from aclserve_server.inspect import InspectError, describe_file, format_text
 from aclserve_server.profiling import Profiler
 from aclserve_server.server import Addresses, Server
+from aclserve_server.supervisor.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -90,13 +91,44 @@ def _inspect(arguments: argparse.Namespace) -> int:
     return 0
 
 
+class Alone:
+    """What a server's process does besides serving, where nobody started it to watch it."""
+
+    def make_server(self, config: Config) -> Server:
+        """The server to run."""
+        return Server(config)
+
+    async def begin(self, server: Server, stop: Callable[[], None]) -> None:
+        """Before the server starts; `stop` makes it end in order. On its event loop."""
+
+    def ready(self, server: Server, addresses: Addresses) -> None:
+        """When it serves."""
+        print(ready_line(server.config, addresses, server.library_path), flush=True)
+
+    async def end(self) -> None:
+        """When it has stopped, or could not start."""
+
+
 def _serve(arguments: argparse.Namespace) -> int:
     config = Config.from_namespace(arguments, os.environ)
     logs.configure(config.log_level, config.log_format)
+    return _supervise(config) if config.devices else serve_device(config, Alone())
+
+
+def _supervise(config: Config) -> int:
+    try:
+        return asyncio.run(Supervisor(config).run())
+    except OSError as error:
+        print(f"aclserve: {error}", file=sys.stderr)
+        return EXIT_ERROR
+
+
+def serve_device(config: Config, life: Alone) -> int:
+    """Serves one device until the end of this process; its exit code."""
     try:
         profiler = _profiler(config.profile)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_run(config, profiler))
+            return runner.run(_run(config, profiler, life))
     except (LibraryError, AclserveError, AclError, OSError) as error:
         print(f"aclserve: {error}", file=sys.stderr)
         lost = is_device_fatal(error) if isinstance(error, AclError) else getattr(error, "reason", "") == "DEVICE_LOST"
@@ -113,7 +145,7 @@ def _profiler(file: str) -> Profiler | None:
         ) from error
 
 
-async def _run(config: Config, profiler: Profiler | None) -> int:
+async def _run(config: Config, profiler: Profiler | None, life: Alone) -> int:
     """Serves until SIGTERM, Ctrl-C or the loss of the device; the exit code.
 
     A profile is of the time from ready to the end of the drain.
@@ -122,14 +154,22 @@ async def _run(config: Config, profiler: Profiler | None) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    server = Server(config)
+    server = life.make_server(config)
     server.surrender.tell(lambda error: stopping.set())
     server.surrender.tell(lambda error: _end_in_any_case())
+    await life.begin(server, stopping.set)
+    try:
+        return await _live(server, stopping, profiler, life)
+    finally:
+        await life.end()
+
+
+async def _live(server: Server, stopping: asyncio.Event, profiler: Profiler | None, life: Alone) -> int:
     addresses = await server.start()
     allocator.tune()
     allocator.calm_collector()
     allocator.share_interpreter()
-    print(ready_line(config, addresses, server.library_path), flush=True)
+    life.ready(server, addresses)
     if profiler is not None:
         profiler.start()
     await stopping.wait()
