@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -20,14 +19,14 @@ DEVICE = "device"
 """The label that a worker's samples get."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class WorkerFacts:
     """What the supervisor knows of a worker when a page is asked for. `exits`: by exit code, or minus the signal."""
 
     serving: bool = False
     given_up: bool = False
     restarts: int = 0
-    exits: Counter[int] = field(default_factory=Counter)
+    exits: Mapping[int, int] = field(default_factory=dict)
 
 
 class Aggregate(Collector):

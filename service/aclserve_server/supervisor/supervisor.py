@@ -59,7 +59,8 @@ class Supervisor:
         self._command = command
         self._health = Health()
         self._names: dict[int, Mapping[str, bool]] = {device: {} for device in config.device_numbers}
-        self._facts = {device: WorkerFacts() for device in config.device_numbers}
+        self._exits: dict[int, Counter[int]] = {device: Counter() for device in config.device_numbers}
+        self._facts: dict[int, WorkerFacts] = {}  # made anew at every change: HTTP threads read it
         self._runs: dict[int, Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
@@ -144,7 +145,7 @@ class Supervisor:
         device = run.device
         code = await run.run()
         self._names[device] = down(self._names[device])
-        self._facts[device].exits[code] += 1
+        self._exits[device][code] += 1
         self._fleet.exited(device, self._loop.time())
         worker = self._fleet.workers[device]
         if worker.phase is Phase.GIVEN_UP:
@@ -196,16 +197,18 @@ class Supervisor:
         for name, serving in combine(self._names).items():
             if self._health.states.get(name) is not serving:
                 self._health.set(name, serving)
-        for device, fact in self._facts.items():
-            worker = self._fleet.workers[device]
-            fact.serving = serves(self._names[device])
-            fact.given_up, fact.restarts = worker.phase is Phase.GIVEN_UP, worker.restarts
+        self._facts = {
+            device: WorkerFacts(
+                serves(self._names[device]), worker.phase is Phase.GIVEN_UP, worker.restarts, dict(self._exits[device])
+            )
+            for device, worker in self._fleet.workers.items()
+        }
         self._changed.set()
 
     async def _serve_http(self, stack: AsyncExitStack) -> int:
         config = self.config
         registry = CollectorRegistry()
-        registry.register(Aggregate(self._pages, self._facts_now))
+        registry.register(Aggregate(self._pages, lambda: self._facts))
         http = MetricsServer(
             config.host, config.metrics_port, registry, lambda: self._health.states[OVERALL], process=False
         )
@@ -227,9 +230,6 @@ class Supervisor:
         runs = {device: self._runs[device] for device, names in self._names.items() if names and device in self._runs}
         pages = await asyncio.gather(*(run.page(PAGE_S) for run in runs.values()))
         return {device: page for device, page in zip(runs, pages, strict=True) if page is not None}
-
-    def _facts_now(self) -> dict[int, WorkerFacts]:
-        return {device: replace(fact, exits=Counter(fact.exits)) for device, fact in self._facts.items()}
 
     def _ready_line(self, metrics_port: int, health_port: int) -> str:
         """What scripts wait for: every place, each worker's own too, under a name of its own."""
