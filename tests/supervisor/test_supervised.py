@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ from aclserve_server.cli import EXIT_DEVICE_LOST
 from aclserve_server.supervisor.ports import Ports
 from aclserve_server.supervisor.supervisor import EXIT_NO_WORKERS
 from e2e.raw import Raw, array_of, refused, tensor
+from e2e.test_process import COMMAND, environment
 from e2e.test_process import run as command
 from e2e.test_resume import Load
 from serving import elementwise, put_model, rows
@@ -144,6 +147,23 @@ def test_a_port_that_another_supervisor_holds_is_refused(pair: Site, repository:
     done = command("serve", "--acl-library=emulator", *flags)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"aclserve: --port: cannot listen on 127.0.0.1:{shared}")
+
+
+def test_the_command_of_the_docs(root: Path) -> None:
+    """It is run as it stands there, with free ports, and its line looks as the page shows it."""
+    text = (root / "docs" / "operations.md").read_text()
+    found = re.search(r"<!-- run: tests/supervisor/test_supervised.py -->\n```sh\n\.venv/bin/aclserve (.*)\n```", text)
+    shown = re.search(r"^    (ready .*)$", text, re.MULTILINE)
+    assert found
+    assert shown
+    environ = environment(ACLSERVE_PORT="0", ACLSERVE_METRICS_PORT="0")
+    command = [COMMAND, *found[1].split()]
+    with subprocess.Popen(command, cwd=root, env=environ, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    assert re.sub(r":\d+", "", line) == re.sub(r":\d+", "", shown[1]) + "\n"
 
 
 # Workers that do not stay.
