@@ -105,6 +105,10 @@ class Alone:
         """When it serves."""
         print(ready_line(server.config, addresses, server.library_path), flush=True)
 
+    def fail(self, error: Exception) -> None:
+        """Tells the operator why it ends."""
+        print(f"aclserve: {error}", file=sys.stderr)
+
     async def end(self) -> None:
         """When it has stopped, or could not start."""
 
@@ -130,7 +134,7 @@ def serve_device(config: Config, life: Alone) -> int:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(_run(config, profiler, life))
     except (LibraryError, AclserveError, AclError, OSError) as error:
-        print(f"aclserve: {error}", file=sys.stderr)
+        life.fail(error)
         lost = is_device_fatal(error) if isinstance(error, AclError) else getattr(error, "reason", "") == "DEVICE_LOST"
         return EXIT_DEVICE_LOST if lost else EXIT_ERROR
 

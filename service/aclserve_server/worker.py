@@ -10,6 +10,7 @@ options are those of `aclserve serve`; the environment's twins were the supervis
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import select
 import socket
@@ -21,9 +22,15 @@ from aclserve_server import logs
 from aclserve_server.cli import EXIT_ERROR, EXIT_USAGE, Alone, serve_device
 from aclserve_server.config import Config, ConfigError
 from aclserve_server.metrics.http import add_process, page
+from aclserve_server.rpc.health import OVERALL
 from aclserve_server.server import Addresses, Server
 from aclserve_server.supervisor.link import ALIVE_S, Link
 from aclserve_server.supervisor.supervisor import STOP_GRACE_S
+
+log = logging.getLogger(__name__)
+
+GATHER_S = 0.05
+"""How long changes of single names may wait for more."""
 
 
 class WorkerServer(Server):
@@ -41,7 +48,7 @@ class Tied(Alone):
         self._end = end
         self._shared_ports = (shared_port,) if shared_port else ()
         self._tasks: list[asyncio.Task[None]] = []
-        self._stale = False
+        self._stale = self._serving = False
 
     def make_server(self, config: Config) -> Server:
         server = WorkerServer(config)
@@ -59,7 +66,11 @@ class Tied(Alone):
         self._tasks = [asyncio.create_task(self._live()), asyncio.create_task(self._answer(stop))]
 
     def ready(self, server: Server, addresses: Addresses) -> None:
+        self._tell_health()
         self._link.tell("ready", library=server.library_path)
+
+    def fail(self, error: Exception) -> None:
+        log.error("%s", error)
 
     async def end(self) -> None:
         for task in self._tasks:
@@ -80,14 +91,18 @@ class Tied(Alone):
         stop()
 
     def _health_changed(self) -> None:
-        """Tells once of all changes of this turn of the event loop."""
-        if not self._stale:
+        """Tells of the whole worker at once, of many models together."""
+        if self._server.health.states[OVERALL] is not self._serving:
+            self._tell_health()
+        elif not self._stale:
             self._stale = True
-            self._loop.call_soon(self._tell_health)
+            self._loop.call_later(GATHER_S, self._tell_health)
 
     def _tell_health(self) -> None:
         self._stale = False
-        self._link.tell("health", names=self._server.health.states)
+        names = self._server.health.states
+        self._serving = names[OVERALL]
+        self._link.tell("health", names=names)
 
 
 def _leave_after(watching: int, stop_s: float) -> None:

@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,8 +50,13 @@ class Site:
 
     def pids(self) -> dict[int, int]:
         """The processes of the workers, by device."""
-        children = psutil.Process(self.process.pid).children()
-        return {device_of(child.cmdline()): child.pid for child in children if child.is_running()}
+        found = {}
+        for child in psutil.Process(self.process.pid).children():
+            with suppress(psutil.Error):  # it is gone meanwhile
+                words = child.cmdline()
+                if "tests.supervisor.worker" in words:
+                    found[device_of(words)] = child.pid
+        return found
 
     def get(self, path: str) -> tuple[int, str]:
         """A page of the supervisor's HTTP."""

@@ -72,10 +72,11 @@ class Run:
             await asyncio.wait({listening}, timeout=LAST_WORDS_S)
             return code
         finally:
-            listening.cancel()
-            await asyncio.gather(listening, return_exceptions=True)
             if self._link is not None:
                 self._link.close()
+            listening.cancel()
+            with suppress(asyncio.CancelledError):
+                await listening
 
     async def _read(self) -> None:
         if self._link is None:

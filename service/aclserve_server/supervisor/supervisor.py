@@ -62,7 +62,6 @@ class Supervisor:
         self._exits: dict[int, Counter[int]] = {device: Counter() for device in config.device_numbers}
         self._facts: dict[int, WorkerFacts] = {}  # made anew at every change: HTTP threads read it
         self._runs: dict[int, Run] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._library = ""
 
@@ -84,30 +83,39 @@ class Supervisor:
             probes, health_port = await serve_probes(self._health, config.host, config.health_port)
             stack.push_async_callback(probes.stop, 1.0)
             stack.callback(self._health.shutdown)
-            stack.push_async_callback(self._abandon)
             self._fleet = Fleet(config.device_numbers, limits, self._loop.time())
             self._show()
             for number, act in ((signal.SIGTERM, self._stop), (signal.SIGINT, self._stop), (signal.SIGHUP, self._roll)):
                 self._loop.add_signal_handler(number, act)
-            await self._keep(lambda: self._ready_line(metrics_port, health_port))
+            async with asyncio.TaskGroup() as self._group:
+                tasks = await self._keep(lambda: self._ready_line(metrics_port, health_port))
+                for task in tasks:  # of processes that a driver holds for ever
+                    task.cancel()
             if self._fleet.has_failed:
                 log.error("no worker is left: all are given up")
                 return EXIT_NO_WORKERS
             return 0
 
-    async def _keep(self, ready_line: Callable[[], str]) -> None:
-        """Does what the fleet wants done until all is over."""
+    async def _keep(self, ready_line: Callable[[], str]) -> set[asyncio.Task[None]]:
+        """Does what the fleet wants done until all is over; what still waits for a process's end then."""
         told = False
+        tasks: set[asyncio.Task[None]] = set()
         while not self._fleet.is_over:
             rolling = self._fleet.rolling
             for action in self._fleet.due(self._loop.time()):
-                self._do(action)
+                if action.kind == "start":
+                    task = self._group.create_task(self._start(action.device))
+                    tasks.add(task)
+                    task.add_done_callback(tasks.discard)
+                else:
+                    self._end(action)
             if rolling and not self._fleet.rolling and not self._fleet.stopping:
                 log.info("the rolling restart is over")
             if not told and self._fleet.is_settled:
                 told = True
                 print(ready_line(), flush=True)
             await self._wait(self._fleet.next_deadline())
+        return tasks
 
     async def _wait(self, deadline: float) -> None:
         """Until something has happened, or the deadline."""
@@ -121,15 +129,9 @@ class Supervisor:
 
     # What is done.
 
-    def _do(self, action: Action) -> None:
+    def _end(self, action: Action) -> None:
         device = action.device
-        if action.kind == "start":
-            run = Run(device, self._command_of(device), partial(self._hear, device))
-            self._runs[device] = run
-            task = asyncio.create_task(self._follow(run))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        elif action.kind == "terminate":
+        if action.kind == "terminate":
             log.info("the worker of device %d is to stop", device)
             self._runs[device].terminate()
         else:
@@ -140,9 +142,9 @@ class Supervisor:
         flags = worker_config(self.config, device, self._ports.own[device]).flags()
         return (*self._command, "{link}", str(self._ports.shared), *flags)
 
-    async def _follow(self, run: Run) -> None:
+    async def _start(self, device: int) -> None:
         """Sees one process through from its start to its end."""
-        device = run.device
+        run = self._runs[device] = Run(device, self._command_of(device), partial(self._hear, device))
         code = await run.run()
         self._names[device] = down(self._names[device])
         self._exits[device][code] += 1
@@ -194,9 +196,12 @@ class Supervisor:
 
     def _show(self) -> None:
         """Brings health and metrics up to what is known, and has the fleet looked at."""
-        for name, serving in combine(self._names).items():
-            if self._health.states.get(name) is not serving:
+        shown, told = self._health.states, combine(self._names)
+        for name, serving in told.items():
+            if shown.get(name) is not serving:
                 self._health.set(name, serving)
+        for name in shown.keys() - told.keys():
+            self._health.remove(name)
         self._facts = {
             device: WorkerFacts(
                 serves(self._names[device]), worker.phase is Phase.GIVEN_UP, worker.restarts, dict(self._exits[device])
@@ -242,14 +247,6 @@ class Supervisor:
             path = worker_config(self.config, device, port).unix_socket
             words += [f"unix.{device}={Path(path).absolute()}"] if path else []
         return " ".join(["ready", *words, f"acl={self._library}"])
-
-    async def _abandon(self) -> None:
-        """Ends what still runs when the supervisor leaves: for a fault of its own, or what a driver holds for ever."""
-        for task in list(self._tasks):
-            task.cancel()
-        for run in self._runs.values():
-            run.kill()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 def worker_config(config: Config, device: int, port: int) -> Config:
