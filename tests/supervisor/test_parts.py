@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 
 import pytest
 from hypothesis import given
@@ -19,6 +20,7 @@ from aclserve_server.metrics.http import page
 from aclserve_server.supervisor.health import ALL, combine, down, name_of
 from aclserve_server.supervisor.link import Link
 from aclserve_server.supervisor.metrics import WorkerFacts, merge, own
+from aclserve_server.supervisor.process import NOT_STARTED, Run
 from aclserve_server.supervisor.supervisor import worker_config
 
 NAMES = st.dictionaries(st.sampled_from(["", "model:a", "model:b", "service"]), st.booleans())
@@ -136,6 +138,32 @@ def test_a_link_tells_everything_in_order_up_to_its_end(last: bytes) -> None:
         return heard
 
     assert asyncio.run(main()) == list(range(1000))
+
+
+def test_who_waits_for_a_page_of_a_process_that_ends_is_told_at_once() -> None:
+    """A bound of an hour: only the process's end can be what ended the wait."""
+
+    program = """
+import os
+os.write({link}, b'{"event": "up"}' + bytes([10]))
+os.read({link}, 1000)
+"""
+
+    async def main() -> tuple[int, str | None, str | None]:
+        up = asyncio.Event()
+        run = Run(0, (sys.executable, "-c", program), lambda message: up.set())
+        running = asyncio.create_task(run.run())
+        await up.wait()
+        first = await run.page(3600.0)
+        return await running, first, await run.page(3600.0)
+
+    assert asyncio.run(main()) == (0, None, None)
+
+
+def test_a_process_that_cannot_be_started_has_an_exit_code(caplog: pytest.LogCaptureFixture) -> None:
+    run = Run(3, ("/nothing/here", "{link}"), lambda message: None)
+    assert asyncio.run(run.run()) == NOT_STARTED
+    assert "cannot start the worker of device 3" in caplog.text
 
 
 def test_a_link_that_nobody_reads_is_crowded_and_does_not_block() -> None:

@@ -37,7 +37,7 @@ class Run:
         self._hear = hear
         self._process: asyncio.subprocess.Process | None = None
         self._link: Link | None = None
-        self._page: asyncio.Future[str] | None = None
+        self._page: asyncio.Future[str | None] | None = None
 
     @property
     def pid(self) -> int:
@@ -74,6 +74,9 @@ class Run:
         finally:
             if self._link is not None:
                 self._link.close()
+            self._link = None
+            if self._page is not None and not self._page.done():
+                self._page.set_result(None)
             listening.cancel()
             with suppress(asyncio.CancelledError):
                 await listening
@@ -96,7 +99,7 @@ class Run:
         self._send(signal.SIGKILL)
 
     async def page(self, timeout_s: float) -> str | None:
-        """Its metrics; None where it does not tell in time. Who asks meanwhile gets the same page."""
+        """Its metrics; None where it does not tell in time, or ends. Who asks meanwhile gets the same page."""
         if self._link is None or self._link.is_crowded:
             return None
         if self._page is None or self._page.done():

@@ -228,11 +228,12 @@ class Supervisor:
         return port
 
     def _pages(self) -> dict[int, str]:
-        """The metrics of all workers that answer. On an HTTP thread."""
+        """The metrics of all workers that have served and answer now. On an HTTP thread."""
         return asyncio.run_coroutine_threadsafe(self._gather(), self._loop).result(2 * PAGE_S)
 
     async def _gather(self) -> dict[int, str]:
-        runs = {device: self._runs[device] for device, names in self._names.items() if names and device in self._runs}
+        workers = self._fleet.workers.values()
+        runs = {w.device: self._runs[w.device] for w in workers if w.phase in (Phase.READY, Phase.STOPPING)}
         pages = await asyncio.gather(*(run.page(PAGE_S) for run in runs.values()))
         return {device: page for device, page in zip(runs, pages, strict=True) if page is not None}
 
