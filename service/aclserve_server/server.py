@@ -305,13 +305,7 @@ class Server:
         """Starts the HTTP server, the first to come up and the last to go: it answers while the server drains."""
         config = self.config
         http = MetricsServer(config.host, config.metrics_port, self.registry, lambda: self._ready)
-        try:
-            port = http.start()
-        except OSError as error:
-            raise OSError(
-                f"--metrics-port: cannot listen on {config.host}:{config.metrics_port} ({error.strerror or error}); "
-                "0 picks a free one"
-            ) from error
+        port = http.start()
         self._resources.callback(http.close)
         return port
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import sys
 
@@ -158,6 +159,18 @@ os.read({link}, 1000)
         return await running, first, await run.page(3600.0)
 
     assert asyncio.run(main()) == (0, None, None)
+
+
+def test_a_signal_during_the_start_reaches_the_process() -> None:
+    async def main() -> int:
+        run = Run(0, (sys.executable, "-c", "import os; os.read({link}, 1)"), lambda message: None)
+        running = asyncio.create_task(run.run())
+        await asyncio.sleep(0)
+        assert run.pid == 0
+        run.terminate()
+        return await running
+
+    assert asyncio.run(main()) == -signal.SIGTERM
 
 
 def test_a_process_that_cannot_be_started_has_an_exit_code(caplog: pytest.LogCaptureFixture) -> None:

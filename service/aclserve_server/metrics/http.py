@@ -58,10 +58,16 @@ class MetricsServer:
         self._thread: threading.Thread | None = None
 
     def start(self) -> int:
-        """Binds, serves on a thread of its own and returns the port. Raises OSError where it cannot bind."""
+        """Binds, serves on a thread of its own and returns the port. Raises OSError, for the operator, if it cannot."""
         if self._server is not None:
             raise RuntimeError("the metrics server has been started already")
-        self._server = _Server(self._host, self._port, self._application)
+        try:
+            self._server = _Server(self._host, self._port, self._application)
+        except OSError as error:
+            raise OSError(
+                f"--metrics-port: cannot listen on {self._host}:{self._port} ({error.strerror or error}); "
+                "0 picks a free one"
+            ) from error
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.1,), name="metrics-http", daemon=True
         )

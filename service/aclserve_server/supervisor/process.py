@@ -36,6 +36,8 @@ class Run:
         self._command = command
         self._hear = hear
         self._process: asyncio.subprocess.Process | None = None
+        self._early: signal.Signals | None = None
+        """What was sent before there was a process to take it."""
         self._link: Link | None = None
         self._page: asyncio.Future[str | None] | None = None
 
@@ -57,6 +59,8 @@ class Run:
                     pass_fds=[its.fileno()],
                     process_group=0,
                 )
+            if self._early is not None:
+                self._send(self._early)
             self._link = await Link.open(mine)
         except OSError as error:
             mine.close()
@@ -111,6 +115,8 @@ class Run:
             return None
 
     def _send(self, number: signal.Signals) -> None:
-        if self._process is not None:
+        if self._process is None:
+            self._early = number
+        else:
             with suppress(ProcessLookupError):
                 self._process.send_signal(number)

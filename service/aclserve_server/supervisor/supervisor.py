@@ -76,6 +76,7 @@ class Supervisor:
             config.device_timeout_s and max(config.device_timeout_s, LEAST_SILENCE_S),
             config.drain_timeout_s + STOP_GRACE_S,
         )
+        self._fleet = Fleet(config.device_numbers, limits, self._loop.time())
         async with AsyncExitStack() as stack:
             self._ports = Ports(config.host, config.port, config.worker_port, config.device_numbers)
             stack.callback(self._ports.close)
@@ -83,7 +84,6 @@ class Supervisor:
             probes, health_port = await serve_probes(self._health, config.host, config.health_port)
             stack.push_async_callback(probes.stop, 1.0)
             stack.callback(self._health.shutdown)
-            self._fleet = Fleet(config.device_numbers, limits, self._loop.time())
             self._show()
             for number, act in ((signal.SIGTERM, self._stop), (signal.SIGINT, self._stop), (signal.SIGHUP, self._roll)):
                 self._loop.add_signal_handler(number, act)
@@ -104,7 +104,9 @@ class Supervisor:
             rolling = self._fleet.rolling
             for action in self._fleet.due(self._loop.time()):
                 if action.kind == "start":
-                    task = self._group.create_task(self._start(action.device))
+                    run = Run(action.device, self._command_of(action.device), partial(self._hear, action.device))
+                    self._runs[action.device] = run
+                    task = self._group.create_task(self._follow(run))
                     tasks.add(task)
                     task.add_done_callback(tasks.discard)
                 else:
@@ -142,10 +144,10 @@ class Supervisor:
         flags = worker_config(self.config, device, self._ports.own[device]).flags()
         return (*self._command, "{link}", str(self._ports.shared), *flags)
 
-    async def _start(self, device: int) -> None:
+    async def _follow(self, run: Run) -> None:
         """Sees one process through from its start to its end."""
-        run = self._runs[device] = Run(device, self._command_of(device), partial(self._hear, device))
-        code = await run.run()
+        device, code = run.device, await run.run()
+        rolling = self._fleet.rolling
         self._names[device] = down(self._names[device])
         self._exits[device][code] += 1
         self._fleet.exited(device, self._loop.time())
@@ -164,6 +166,8 @@ class Supervisor:
             )
         else:
             log.info("the worker of device %d ended with %s", device, _words(code))
+        if rolling and not self._fleet.rolling:
+            log.error("the rolling restart ends here: the worker of device %d does not come back from it", device)
         self._show()
 
     # What is heard.
@@ -217,13 +221,7 @@ class Supervisor:
         http = MetricsServer(
             config.host, config.metrics_port, registry, lambda: self._health.states[OVERALL], process=False
         )
-        try:
-            port = http.start()
-        except OSError as error:
-            raise OSError(
-                f"--metrics-port: cannot listen on {config.host}:{config.metrics_port} ({error.strerror or error}); "
-                "0 picks a free one"
-            ) from error
+        port = http.start()
         stack.push_async_callback(asyncio.to_thread, http.close)
         return port
 
