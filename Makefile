@@ -25,7 +25,7 @@ KITS := client-go client-node client-java client-rust client-cpp
 
 .DEFAULT_GOAL := help
 .PHONY: help install proto protoset release-protos check fix test test-clients $(KITS)
-.PHONY: test-contract compat-tools serve demo demo-video bench bench-peers bench-standing load perf-analyzer fuzz chaos soak overload plan-docs plan-validate image clean
+.PHONY: test-contract compat-tools serve demo demo-video bench bench-peers bench-standing load perf-analyzer fuzz chaos chaos-devices soak overload plan-docs plan-validate image clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "%-14s %s\n", $$1, $$2}' Makefile
@@ -116,6 +116,9 @@ fuzz: .venv/installed ## feed the readers of messages and files with bytes that 
 
 chaos: .venv/installed ## fail the device everywhere, kill and hang servers under load, each part for SECONDS (ARGS: soak, overload)
 	$(BIN)/python -m tests.chaos.run --seconds $(SECONDS) $(ARGS)
+
+chaos-devices: .venv/installed ## kill, hang and break the workers of several devices under load, for SECONDS
+	$(BIN)/python -m tests.chaos.run devices --seconds $(SECONDS) $(ARGS)
 
 soak: .venv/installed ## a million items through one server on a device that fails now and then: nothing grows
 	$(BIN)/python -m tests.chaos.run soak $(ARGS)

@@ -28,6 +28,11 @@ OTHER = {
     "remote_admin": "on",
     "health_port": "9003",
     "device": "3",
+    "devices": "0-2,5",
+    "worker_port": "9100",
+    "restart_limit": "2",
+    "restart_backoff_s": "0.25",
+    "restart_reset_s": "90",
     "log_level": "debug",
     "log_format": "json",
     "triton_metrics": "on",
@@ -100,6 +105,7 @@ def test_flag_and_environment(name: str, repository: list[str]) -> None:
         "tls_client_ca": "--tls-cert=c --tls-key=k",
         "max_upload_bytes": "--max-lease-host-bytes=4GiB",
         "load_model": "--model-control-mode=explicit",
+        "worker_port": "--devices=0-2",
     }
     base = [*repository, *needs[name].split()] if name in needs else repository
     by_flag = Config.from_args([*base, option.flag, OTHER[name]], {})
@@ -256,3 +262,49 @@ def test_the_loopback_needs_none(host: str, repository: list[str]) -> None:
 def test_tls_files_and_ports_go_together(flags: list[str], named: str, repository: list[str]) -> None:
     with pytest.raises(ConfigError, match=f"^{named}: got "):
         Config.from_args([*repository, *flags], {})
+
+
+def test_flags_make_the_same_again(repository: list[str], tmp_path: Path) -> None:
+    together = {name: text for name, text in OTHER.items() if name not in ("device", "devices", "worker_port")}
+    config = Config.from_args([*repository, *(f"{by_name(name).flag}={text}" for name, text in together.items())], {})
+    config = dataclasses.replace(config, drain_timeout_s=1 / 3, max_lease_device_bytes=1025)
+    assert Config.from_args(config.flags(), {"ACLSERVE_DEVICES": ""}) == config
+    assert Config(model_repository=tmp_path).flags() == [f"--model-repository={tmp_path}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("0-3", (0, 1, 2, 3)), ("5", (5,)), ("4-5,0,2-2", (0, 2, 4, 5)), ("65535", (65535,)), ("0-63", tuple(range(64)))],
+)
+def test_devices(text: str, found: tuple[int, ...], repository: list[str]) -> None:
+    assert Config.from_args([*repository, "--devices", text], {}).device_numbers == found
+
+
+@pytest.mark.parametrize("text", ["0-64", "3-1", "0,0", "1-3,2", "a", "-1", "1-", "0x1", "65536", "²", "0-9999999999"])
+def test_devices_refused(text: str, repository: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"^--devices: got .*, expected numbers and ranges"):
+        Config.from_args([*repository, f"--devices={text},7"], {})
+
+
+@pytest.mark.parametrize("number", ["0", "3"])
+@pytest.mark.parametrize("twin", [False, True])
+def test_device_and_devices_do_not_go_together(number: str, twin: bool, repository: list[str]) -> None:
+    flags, environ = (["--device", number], {}) if not twin else ([], {"ACLSERVE_DEVICE": number})
+    with pytest.raises(ConfigError, match=f"^--device: got {number} beside --devices") as caught:
+        Config.from_args([*repository, "--devices", "0-1", *flags], environ)
+    assert len(caught.value.problems) == 1
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--worker-port=9000"],
+        ["--devices=0-3", "--worker-port=65533"],
+        ["--devices=0-3", "--worker-port=7998"],
+        ["--devices=2,3", "--worker-port=9000", "--health-port=9003"],
+    ],
+)
+def test_workers_ports_must_fit(flags: list[str], repository: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"^--worker-port: got "):
+        Config.from_args([*repository, *flags], {})
+    assert Config.from_args([*repository, "--devices=3-9", "--worker-port=8000"], {}).worker_port == 8000

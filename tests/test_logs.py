@@ -75,3 +75,16 @@ def test_what_is_no_level_or_format_is_told() -> None:
     with pytest.raises(ValueError, match="got format 'xml', expected one of text, json"):
         logs.set_format("xml")
     assert (logs.level(), logs.muted()) == ("info", frozenset())
+
+
+def test_lines_of_a_worker_tell_its_device(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("info")
+    logs.set_device(3)
+    log.info("ready")
+    logs.set_format("json")
+    log.info("ready", extra={"fields": {"device": 9, "model": "digits"}})
+    text, line = lines(capsys)
+    assert text.endswith("INFO device 3 aclserve_server.tested: ready")
+    told = json.loads(line)
+    assert list(told) == ["time", "level", "device", "logger", "message", "model"]
+    assert told["device"] == 3

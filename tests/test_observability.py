@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from aclserve_server.metrics import ServerMetrics
 from aclserve_server.rpc.wire_times import unix_ns
+from aclserve_server.supervisor.metrics import own
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy" / "observability"
@@ -31,7 +32,8 @@ def known() -> dict[str, set[str]]:
     """The samples that the metrics port shows, with their labels."""
     registry = CollectorRegistry()
     found: dict[str, set[str]] = {name: {"job", "instance"} for name in MADE_BY_PROMETHEUS}
-    for family in [*ServerMetrics(registry, unix_ns).describe(), *ProcessCollector(registry=registry).collect()]:
+    described = [*ServerMetrics(registry, unix_ns).describe(), *own({})]
+    for family in [*described, *ProcessCollector(registry=registry).collect()]:
         labels = set(getattr(family, "_labelnames", ()))
         for suffix in SUFFIXES[family.type]:
             le = {"le"} if suffix == "_bucket" else set()

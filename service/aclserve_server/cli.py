@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -34,6 +34,7 @@ from aclserve_server.profiling import Profiler
 from aclserve_server.rpc.model_config import read_model_config
 from aclserve_server.rpc.ports import Certificates
 from aclserve_server.server import Addresses, Server
+from aclserve_server.supervisor.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -145,15 +146,56 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return 0 if diagnosis.healthy else EXIT_ERROR
 
 
+class Alone:
+    """What a server's process does besides serving, where nobody started it to watch it."""
+
+    def __init__(self, sources: Mapping[str, str]) -> None:
+        """`sources`: where each option's value comes from, by name."""
+        self._sources = sources
+
+    def make_server(self, config: Config) -> Server:
+        """The server to run."""
+        return Server(config, sources=self._sources)
+
+    async def begin(self, server: Server, stop: Callable[[], None]) -> None:
+        """Before the server starts; `stop` makes it end in order. On its event loop."""
+
+    def ready(self, server: Server, addresses: Addresses) -> None:
+        """When it serves."""
+        print(ready_line(server.config, addresses, server.library_path), flush=True)
+
+    def fail(self, error: Exception) -> None:
+        """Tells the operator why it ends."""
+        print(f"aclserve: {error}", file=sys.stderr)
+
+    async def end(self) -> None:
+        """When it has stopped, or could not start."""
+
+
 def _serve(arguments: argparse.Namespace) -> int:
     config = Config.from_namespace(arguments, os.environ)
     logs.configure(config.log_level, config.log_format)
+    if config.devices:
+        return _supervise(config)
+    return serve_device(config, Alone(origins(options(), arguments, os.environ)))
+
+
+def _supervise(config: Config) -> int:
+    try:
+        return asyncio.run(Supervisor(config).run())
+    except OSError as error:
+        print(f"aclserve: {error}", file=sys.stderr)
+        return EXIT_ERROR
+
+
+def serve_device(config: Config, life: Alone) -> int:
+    """Serves one device until the end of this process; its exit code."""
     try:
         profiler = _profiler(config.profile)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_run(config, profiler, origins(options(), arguments, os.environ)))
+            return runner.run(_run(config, profiler, life))
     except (LibraryError, AclserveError, AclError, OSError) as error:
-        print(f"aclserve: {error}", file=sys.stderr)
+        life.fail(error)
         lost = is_device_fatal(error) if isinstance(error, AclError) else getattr(error, "reason", "") == "DEVICE_LOST"
         return EXIT_DEVICE_LOST if lost else EXIT_ERROR
 
@@ -168,7 +210,7 @@ def _profiler(file: str) -> Profiler | None:
         ) from error
 
 
-async def _run(config: Config, profiler: Profiler | None, sources: Mapping[str, str]) -> int:
+async def _run(config: Config, profiler: Profiler | None, life: Alone) -> int:
     """Serves until SIGTERM, Ctrl-C or the loss of the device; the exit code.
 
     A profile is of the time from ready to the end of the drain.
@@ -177,14 +219,22 @@ async def _run(config: Config, profiler: Profiler | None, sources: Mapping[str, 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    server = Server(config, sources=sources)
+    server = life.make_server(config)
     server.surrender.tell(lambda error: stopping.set())
     server.surrender.tell(lambda error: _end_in_any_case())
+    await life.begin(server, stopping.set)
+    try:
+        return await _live(server, stopping, profiler, life)
+    finally:
+        await life.end()
+
+
+async def _live(server: Server, stopping: asyncio.Event, profiler: Profiler | None, life: Alone) -> int:
     addresses = await server.start()
     allocator.tune()
     allocator.calm_collector()
     allocator.share_interpreter()
-    print(ready_line(config, addresses, server.library_path), flush=True)
+    life.ready(server, addresses)
     if profiler is not None:
         profiler.start()
     await stopping.wait()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from aclserve_server import device_list
 from aclserve_server.options import (
     ENVIRONMENT_PREFIX,
     GIB,
@@ -96,9 +97,41 @@ class Config:
         False, "without --principals: callers of other hosts, too, may load and unload models and change settings"
     )
     health_port: int = declare(
-        0, "port for probes without TLS and token: grpc.health.v1 alone; 0: none", minimum=0, maximum=65535
+        0,
+        "port for probes without TLS and token: grpc.health.v1 alone; 0: none, or with --devices a free one",
+        minimum=0,
+        maximum=65535,
     )
     device: int = declare(0, "device to drive, as AscendCL counts them", minimum=0, maximum=65535)
+    devices: tuple[str, ...] = declare(
+        (),
+        "devices to drive in place of --device, each by a worker process under a supervisor: `0-7` or `0,2,4-5`",
+        metavar="LIST",
+    )
+    worker_port: int = declare(
+        0,
+        "with --devices: the worker of device N listens for gRPC on this port plus N, and on --port, which all share; "
+        "0 picks free ones",
+        minimum=0,
+        maximum=65535,
+    )
+    restart_limit: int = declare(
+        5, "with --devices: restarts of a worker in a row after which it is given up", minimum=0, maximum=1_000_000
+    )
+    restart_backoff_s: float = declare(
+        0.5,
+        "with --devices: wait before a worker is restarted; it doubles with each restart in a row, up to 30 s",
+        unit="seconds",
+        minimum=0.01,
+        maximum=30,
+    )
+    restart_reset_s: float = declare(
+        60.0,
+        "with --devices: time for which a worker must have served for its restarts to count anew",
+        unit="seconds",
+        minimum=0,
+        maximum=86400,
+    )
     log_level: str = declare(
         "info", "least severe log lines to write", metavar="LEVEL", choices=("debug", "info", "warning", "error")
     )
@@ -218,6 +251,16 @@ class Config:
         """Whether the emulated device was asked for."""
         return self.acl_library == EMULATOR
 
+    @property
+    def device_numbers(self) -> tuple[int, ...]:
+        """The devices of `devices`, in order; empty without."""
+        return device_list.numbers(self.devices)
+
+    def flags(self) -> list[str]:
+        """The command line that `from_args` makes this of, whatever the environment's twins say elsewhere."""
+        values = ((option, getattr(self, option.name)) for option in options())
+        return [f"{option.flag}={option.write(value)}" for option, value in values if value != option.default]
+
     def _conflicts(self) -> Iterator[str]:
         if not _is_address(self.host):
             yield f"--host: got {self.host!r}, expected an IP address or a host name: give 127.0.0.1 or 0.0.0.0"
@@ -229,6 +272,8 @@ class Config:
                 "a browser, the second for speedscope"
             )
         yield from self._exposures()
+        others = (self.port, self.metrics_port, self.health_port)
+        yield from device_list.problems(self.devices, self.device, self.worker_port, others)
         if self.load_model and self.model_control_mode != "explicit":
             yield (
                 f"--load-model: got {self.load_model[0]!r} with --model-control-mode {self.model_control_mode}, "
@@ -270,6 +315,8 @@ class Config:
     def from_namespace(cls, namespace: argparse.Namespace, environ: Mapping[str, str]) -> Self:
         """The same for a parser that `add_arguments` was applied to; what else the namespace holds is ignored."""
         values, problems = read(options(), namespace, environ)
+        if values.get("devices") and "device" in values and not values["device"]:
+            problems["--device"] = device_list.BESIDE.format(0)
         try:
             config = cls(**values)
         except ConfigError as error:

@@ -2,7 +2,8 @@
 
 Everything goes through Python's `logging`. A call that has more to tell gives it as `extra={"fields": {...}}`: text
 lines show it in the message that goes with it, JSON lines as keys of their own. Keys of every JSON line: `time` (UTC,
-RFC 3339, milliseconds), `level` (debug, info, warning, error), `logger`, `message`; `error` holds a traceback.
+RFC 3339, milliseconds), `level` (debug, info, warning, error), `logger`, `message`; `error` holds a traceback. A worker
+of one of several devices tells its device in each line: text before the logger's name, JSON as `device`.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ FORMATS: Final = ("text", "json")
 LEVELS: Final = ("debug", "info", "warning", "error")
 
 _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_TEXT_OF_DEVICE = "%(asctime)s %(levelname)s device %(device)d %(name)s: %(message)s"
 _CHATTY = ("grpc", "asyncio")
 """Libraries whose lines at DEBUG, several for each call, are for their own makers."""
 
-_RESERVED = frozenset({"time", "level", "logger", "message", "error"})
+_RESERVED = frozenset({"time", "level", "device", "logger", "message", "error"})
 
 
 class JsonFormatter(logging.Formatter):
@@ -31,6 +33,7 @@ class JsonFormatter(logging.Formatter):
         told: dict[str, object] = {
             "time": _utc(record),
             "level": record.levelname.lower(),
+            **({} if (device := _device_of(record)) is None else {"device": device}),
             "logger": record.name,
             "message": record.getMessage(),
         }
@@ -48,19 +51,26 @@ class TextFormatter(logging.Formatter):
     def __init__(self, *, iso: bool = False) -> None:
         super().__init__(_TEXT)
         self.iso = iso
+        self._of_device = logging.PercentStyle(_TEXT_OF_DEVICE)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return super().formatMessage(record) if _device_of(record) is None else self._of_device.format(record)
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
         return _utc(record) if self.iso else super().formatTime(record, datefmt)
 
 
 class _Filter(logging.Filter):
-    """Hides single levels."""
+    """Hides single levels, and marks each record with the process's device, where it has one of several."""
 
     def __init__(self) -> None:
         super().__init__()
         self.muted: frozenset[str] = frozenset()
+        self.device: int | None = None
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if self.device is not None:
+            record.device = self.device
         return record.levelname.lower().replace("critical", "error") not in self.muted
 
 
@@ -114,6 +124,12 @@ def format_kind() -> str:
     return next((handler.kind for handler in _handlers()), "text")
 
 
+def set_device(device: int) -> None:
+    """Has every line tell the device from now on. After `configure`."""
+    for handler in _handlers():
+        handler.hiding.device = device
+
+
 def set_iso_times(iso: bool) -> None:
     """Changes how text lines show their times; JSON lines and other handlers stay as they are."""
     for handler in _handlers():
@@ -142,6 +158,11 @@ def muted() -> frozenset[str]:
 
 def _handlers() -> list[_Handler]:
     return [handler for handler in logging.getLogger().handlers if isinstance(handler, _Handler)]
+
+
+def _device_of(record: logging.LogRecord) -> int | None:
+    device: int | None = getattr(record, "device", None)
+    return device
 
 
 def _utc(record: logging.LogRecord) -> str:

@@ -70,6 +70,10 @@ class Option:
             return ",".join(map(str, value))
         return f"{value:g}" if isinstance(value, float) else str(value)
 
+    def write(self, value: object) -> str:
+        """The value as text that `parse` makes exactly this value of."""
+        return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else self.show(value)
+
     def expected(self) -> str:
         """What a value must look like, in words."""
         if self.choices:

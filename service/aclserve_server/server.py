@@ -115,6 +115,7 @@ class Server:
         self._ready = False
         self._ready_at = 0.0
         self.surrender = Surrender()
+        self.shared_ports: tuple[int, ...] = ()  # for gRPC besides --port; other workers listen there as well
         self.library_path = ""
         self.principals: Directory | None = None
         self.addresses: Addresses | None = None
@@ -254,7 +255,7 @@ class Server:
         """Starts gRPC; the port, and the path of the unix domain socket."""
         config = self.config
         tls = Certificates(config.tls_cert, config.tls_key, config.tls_client_ca) if config.tls_cert else None
-        server = make_server(config.max_message_bytes)
+        server = make_server(config.max_message_bytes, shares=bool(self.shared_ports))
         guard = self._guard(server)
         limits = StreamLimits(config.max_stream_items, config.max_stream_bytes, config.max_message_bytes)
         self.calls = OpenCalls()
@@ -271,10 +272,10 @@ class Server:
         self.health.add_to_server(guard)
         add_reflection(guard, [*SERVICES, SERVICE_NAME])
         check_complete(DESCRIPTORS, guard.paths)
-        port = open_port(server, "--port", config.host, config.port, tls)
+        port, *_ = [open_port(server, "--port", config.host, one, tls) for one in (config.port, *self.shared_ports)]
         unix_socket = self._add_unix_socket(server)
         if config.health_port:
-            probes = await serve_probes(self.health, config.host, config.health_port)
+            probes, _ = await serve_probes(self.health, config.host, config.health_port)
             self._resources.push_async_callback(probes.stop, _LINGER_S)
         await server.start()
         self._grpc = server
@@ -322,13 +323,7 @@ class Server:
         """Starts the HTTP server, the first to come up and the last to go: it answers while the server drains."""
         config = self.config
         http = MetricsServer(config.host, config.metrics_port, self.registry, lambda: self._ready)
-        try:
-            port = http.start()
-        except OSError as error:
-            raise OSError(
-                f"--metrics-port: cannot listen on {config.host}:{config.metrics_port} ({error.strerror or error}); "
-                "0 picks a free one"
-            ) from error
+        port = http.start()
         self._resources.callback(http.close)
         return port
 

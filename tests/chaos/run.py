@@ -4,6 +4,7 @@
     python -m tests.chaos.run storm [--seconds 120] [--seed N]
     python -m tests.chaos.run soak [--items 1000000]
     python -m tests.chaos.run overload [--seconds 10]
+    python -m tests.chaos.run devices [--seconds 120] [--seed N]
 
 Without a name: faults, then storm. It ends with 1 when something happened that must not. What it tells of time depends
 on the machine and what else it does.
@@ -25,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / name) for name in ("tests", "protos", "service", "client")]
 
-from chaos import keeper, life, overload, product, soak, storm  # noqa: E402
+from chaos import devices, keeper, life, overload, product, soak, storm  # noqa: E402
 
 Told = list[str]
 
@@ -138,11 +139,22 @@ def crowd(options: argparse.Namespace, folder: Path) -> Told:
     return problems
 
 
+def several(options: argparse.Namespace, folder: Path) -> Told:
+    """Several devices under a supervisor."""
+    try:
+        done, ends, answered = devices.storm(folder, options.seconds, options.seed)
+    except AssertionError as error:
+        return [str(error)[:2000]]
+    print(f"devices: {dict(done)}; workers ended with {dict(ends)}; {dict(answered)} items")
+    return []
+
+
 PARTS: dict[str, Callable[[argparse.Namespace, Path], Told]] = {
     "faults": faults,
     "storm": weather,
     "soak": long,
     "overload": crowd,
+    "devices": several,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import os
 import time
@@ -27,6 +28,7 @@ from aclserve_server.access.principal import ANYONE, GROUPS, OPEN, Principal
 from aclserve_server.kserve import inference_pb2 as v2
 from aclserve_server.kserve import inference_pb2_grpc as v2_grpc
 from aclserve_server.rpc import health
+from aclserve_server.rpc.ports import Certificates, make_server, open_port
 from aclserve_server.server import DESCRIPTORS
 from certificates import Files, peer_name
 from serving import Serving, elementwise, put_model, rows, serving
@@ -461,6 +463,28 @@ def test_tls_and_its_reload(repository: Path, files: Files) -> None:
         for kind in ("key", "pem"):
             (files.folder / f"live.{kind}").write_bytes(files.read(f"next.{kind}"))
         assert peer_name(up.address, files) == "next"
+
+
+def test_every_port_sees_new_certificates(files: Files) -> None:
+    """A worker of several devices has two."""
+    live = {kind: files.folder / f"both.{kind}" for kind in ("pem", "key")}
+    for kind, file in live.items():
+        file.write_bytes(files.read(f"server.{kind}"))
+
+    async def main() -> list[str]:
+        server = make_server(1 << 20, shares=True)
+        tls = Certificates(str(live["pem"]), str(live["key"]))
+        ports = [open_port(server, "--port", "127.0.0.1", 0, tls) for _ in range(2)]
+        await server.start()
+        found = []
+        for name in ("server", "next"):
+            for kind, file in live.items():
+                file.write_bytes(files.read(f"{name}.{kind}"))
+            found += [await asyncio.to_thread(peer_name, f"127.0.0.1:{port}", files) for port in ports]
+        await server.stop(None)
+        return found
+
+    assert asyncio.run(main()) == ["server", "server", "next", "next"]
 
 
 def test_principals_of_client_certificates(repository: Path, files: Files, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any, TextIO, cast
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from wsgiref.types import StartResponse, WSGIEnvironment
 
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.exposition import make_wsgi_app
 
 from aclserve_server.metrics.triton import plain_numbers
@@ -27,30 +27,49 @@ REQUEST_TIMEOUT_S = 10.0
 """How long a read or write on a connection may wait."""
 
 
+def add_process(registry: CollectorRegistry) -> None:
+    """Adds process, platform and garbage collector metrics unless the registry has them."""
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        try:
+            collector(registry=registry)
+        except ValueError:  # it has these already
+            logger.debug("the registry has %s already", collector.__name__)
+
+
+def page(registry: CollectorRegistry) -> str:
+    """What /metrics shows, in Prometheus' text format."""
+    return generate_latest(registry).decode()
+
+
 class MetricsServer:
     """Serves /healthz (200 while the process lives), /readyz (200 or 503) and /metrics; HTTP/1.0, GET and HEAD only.
 
-    Adds process, platform and garbage collector metrics to `registry` unless it has them. `ready` is called on HTTP
-    threads and must not block; an exception counts as not ready. `port` 0 picks a free one.
+    Adds process, platform and garbage collector metrics to `registry` unless it has them, or `process` is False.
+    `ready` is called on HTTP threads and must not block; an exception counts as not ready. `port` 0 picks a free one.
     """
 
-    def __init__(self, host: str, port: int, registry: CollectorRegistry, ready: Callable[[], bool]) -> None:
+    def __init__(
+        self, host: str, port: int, registry: CollectorRegistry, ready: Callable[[], bool], *, process: bool = True
+    ) -> None:
         self._host, self._port = host, port
         self._ready = ready
-        for collector in (ProcessCollector, PlatformCollector, GCCollector):
-            try:
-                collector(registry=registry)
-            except ValueError:  # it has these already
-                logger.debug("the registry has %s already", collector.__name__)
+        if process:
+            add_process(registry)
         self._metrics_app: Callable[..., Iterable[bytes]] = make_wsgi_app(registry)
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
 
     def start(self) -> int:
-        """Binds, serves on a thread of its own and returns the port. Raises OSError where it cannot bind."""
+        """Binds, serves on a thread of its own and returns the port. Raises OSError, for the operator, if it cannot."""
         if self._server is not None:
             raise RuntimeError("the metrics server has been started already")
-        self._server = _Server(self._host, self._port, self._application)
+        try:
+            self._server = _Server(self._host, self._port, self._application)
+        except OSError as error:
+            raise OSError(
+                f"--metrics-port: cannot listen on {self._host}:{self._port} ({error.strerror or error}); "
+                "0 picks a free one"
+            ) from error
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.1,), name="metrics-http", daemon=True
         )

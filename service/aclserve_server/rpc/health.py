@@ -10,6 +10,7 @@ Names: "" for the whole server, a service's full name, `model:<name>`. All metho
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -91,6 +92,13 @@ class Health:
         self._watcher_count = 0
         self._draining = False
         self._closed = False
+        self.changed: Callable[[], None] | None = None
+        """Called after every change of `states`."""
+
+    @property
+    def states(self) -> dict[str, bool]:
+        """All names, and whether they serve."""
+        return dict(self._serving)
 
     def set(self, service: str, serving: bool) -> None:
         """States that `service` serves or does not; a new name becomes known. While draining nothing serves."""
@@ -199,6 +207,8 @@ class Health:
     def _wake(self, service: str) -> None:
         for changed in self._watchers.get(service, ()):
             changed.set()
+        if self.changed is not None:
+            self.changed()
 
 
 def _shown(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,15 @@ _PROBE_MESSAGE_BYTES = 64 << 10
 def make_server(
     max_message_bytes: int,
     *,
+    shares: bool = False,
     keepalive_s: float = KEEPALIVE_S,
     keepalive_timeout_s: float = KEEPALIVE_TIMEOUT_S,
     handshake_s: float = HANDSHAKE_S,
 ) -> grpc.aio.Server:
-    """A gRPC server with the limits that concern all calls; it listens nowhere yet."""
+    """A gRPC server with the limits that concern all calls; it listens nowhere yet.
+
+    `shares`: its ports may be other processes' of this user too, among whom the system distributes connections.
+    """
     return grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),
@@ -52,7 +57,7 @@ def make_server(
             ("grpc.max_concurrent_streams", MAX_CONNECTION_CALLS),
             ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
             ("grpc.server.max_pending_requests_hard_limit", 2 * MAX_PENDING_CALLS),
-            ("grpc.so_reuseport", 0),
+            ("grpc.so_reuseport", int(shares)),
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
             ("grpc.keepalive_time_ms", int(keepalive_s * 1e3)),
             ("grpc.keepalive_timeout_ms", int(keepalive_timeout_s * 1e3)),
@@ -83,14 +88,14 @@ def open_socket(server: grpc.aio.Server, path: Path) -> None:
         raise OSError(f"--unix-socket: cannot listen on {path}; may this user write there?") from error
 
 
-async def serve_probes(health: Health, host: str, port: int) -> grpc.aio.Server:
-    """A server of health alone, without TLS and token, that is started."""
+async def serve_probes(health: Health, host: str, port: int) -> tuple[grpc.aio.Server, int]:
+    """A server of health alone, without TLS and token, that is started, and its port."""
     server = make_server(_PROBE_MESSAGE_BYTES)
     guard: Any = Guard(server, open_only=True)
     health.add_to_server(guard)
-    open_port(server, "--health-port", host, port)
+    port = open_port(server, "--health-port", host, port)
     await server.start()
-    return server
+    return server, port
 
 
 class Certificates:
@@ -106,9 +111,10 @@ class Certificates:
         self._first = self._read()
 
     def credentials(self) -> grpc.ServerCredentials:
-        """For a port."""
+        """For one port: each has to see a change by itself."""
+        own = copy(self)
         make: Any = grpc.dynamic_ssl_server_credentials
-        credentials: grpc.ServerCredentials = make(self._first, self._changed, self._client_ca is not None)
+        credentials: grpc.ServerCredentials = make(own._first, own._changed, own._client_ca is not None)
         return credentials
 
     def _changed(self) -> Any:
