@@ -14,13 +14,18 @@ import grpc.aio
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-from aclserve.errors import DOMAIN, AclserveError, Internal
+from aclserve.errors import DOMAIN, AclserveError, Internal, Unavailable
 from aclserve_server.acl.errors import AclError
 from aclserve_server.device.faults import classify
 
 log = logging.getLogger(__name__)
 
 DETAILS_KEY = "grpc-status-details-bin"
+RETRY = ("aclserve-retry", "elsewhere")
+"""Beside the status of an error of the category UNAVAILABLE, whatever code it leaves with: this server cannot, another
+one may. A proxy cannot read the details, but may send the call elsewhere where it sees this.
+"""
+
 MAX_MESSAGE_BYTES = 1024
 MAX_METADATA_BYTES = 2048
 MAX_KEY_BYTES = 64
@@ -77,11 +82,13 @@ async def abort(
     own = _first(error, grpc.aio.BaseError)
     if own is not None:
         raise own
-    status = to_status(error, code_of)
+    shown = service_error(error)
+    status = to_status(shown, code_of)
+    details = (DETAILS_KEY, status.SerializeToString())
     await context.abort(
         _CODES.get(status.code, grpc.StatusCode.UNKNOWN),
         status.message,
-        ((DETAILS_KEY, status.SerializeToString()),),
+        (details, RETRY) if isinstance(shown, Unavailable) else (details,),
     )
 
 
