@@ -14,6 +14,8 @@ VIDEO ?=
 MODEL ?=
 # For fuzz, chaos and overload: how long each part runs.
 SECONDS ?= 20
+# For replicas-chaos: how often a replica is killed.
+KILLS ?= 200
 # More arguments for pytest, serve, demo, bench, load or fuzz.
 ARGS ?=
 
@@ -25,7 +27,8 @@ KITS := client-go client-node client-java client-rust client-cpp
 
 .DEFAULT_GOAL := help
 .PHONY: help install proto protoset release-protos check fix test test-clients $(KITS)
-.PHONY: test-contract compat-tools serve demo demo-video bench bench-peers bench-standing load perf-analyzer fuzz chaos chaos-devices soak overload plan-docs plan-validate image clean
+.PHONY: test-contract compat-tools serve demo demo-video bench bench-peers bench-standing load perf-analyzer fuzz chaos
+.PHONY: chaos-devices soak overload plan-docs plan-validate deploy-tools manifests replicas-chaos image clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "%-14s %s\n", $$1, $$2}' Makefile
@@ -131,6 +134,15 @@ plan-docs: .venv/installed ## make the tables of docs/planning.md anew from its 
 
 plan-validate: .venv/installed ## compare `aclserve plan` with the service on the emulated device, for some minutes
 	$(BIN)/python -m tests.plan.validate $(ARGS)
+
+deploy-tools: .venv/installed ## install Envoy, kustomize and the schemas of Kubernetes, as tests/deploy does itself
+	$(BIN)/python -m tools.deploy $(ARGS)
+
+manifests: .venv/installed ## build deploy/kubernetes and deploy/kserve, and hold them against their schemas
+	$(BIN)/python -m tools.manifests
+
+replicas-chaos: .venv/installed ## kill one of three replicas behind Envoy KILLS times, under streams that lose nothing
+	$(BIN)/python -m tests.deploy.run --kills $(KILLS) $(ARGS)
 
 image: ## build the container image (BASE_IMAGE: a CANN image for the card)
 	docker build --build-arg BASE_IMAGE=$(BASE_IMAGE) --tag $(IMAGE) .

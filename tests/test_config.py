@@ -27,6 +27,7 @@ OTHER = {
     "insecure": "on",
     "remote_admin": "on",
     "health_port": "9003",
+    "replica": "replica-2",
     "device": "3",
     "devices": "0-2,5",
     "worker_port": "9100",
@@ -243,6 +244,13 @@ def test_a_public_address_needs_tls_or_a_word(host: str, repository: list[str]) 
         Config.from_args([*repository, "--host", host], {})
     for more in (["--insecure"], ["--tls-cert=c", "--tls-key=k"]):
         assert Config.from_args([*repository, "--host", host, *more], {}).host == host
+
+
+@pytest.mark.parametrize("name", ["a.b", "a b", "\u00e4", "x" * 64, "-\n"])
+def test_a_replica_has_a_simple_name(name: str, repository: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"^--replica: got "):
+        Config.from_args([*repository, f"--replica={name}"], {})
+    assert Config.from_args([*repository, "--replica", "x" * 63], {}).replica == "x" * 63
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])

@@ -104,25 +104,67 @@ def test_panels_do_not_overlap_and_use_the_provisioned_source() -> None:
     assert max(x for x, _ in taken) < 24
 
 
-def test_the_compose_profile_fits_its_files() -> None:
-    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-    observers = {name: service for name, service in services.items() if service.get("profiles") == ["observability"]}
-    assert observers.keys() == {"prometheus", "grafana"}
+def services() -> dict[str, Any]:
+    """Of the compose file."""
+    found: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    return found
+
+
+def pinned_and_local(service: dict[str, Any]) -> dict[str, str]:
+    """What a service of others mounts, by where; its image has a version, its ports are for this host."""
+    assert re.fullmatch(r"[\w/]+:v?\d+\.\d+\.\d+", service["image"]), "pinned"
+    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
     mounted = {}
-    for service in observers.values():
-        assert re.fullmatch(r"[\w/]+:v?\d+\.\d+\.\d+", service["image"]), "pinned"
-        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
-        for volume in service["volumes"]:
-            source, target, mode = volume.split(":")
-            assert (ROOT / source).exists()
-            assert mode == "ro"
-            mounted[target] = source
-    prometheus = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
-    assert set(prometheus["rule_files"]) <= mounted.keys()
-    ((target,),) = (job["static_configs"][0]["targets"] for job in prometheus["scrape_configs"])
-    given = services["aclserve"]["command"]
-    assert target == f"aclserve:{given[given.index('--metrics-port') + 1]}"
+    for volume in service["volumes"]:
+        source, target, mode = re.fullmatch(r"(\$\{.*\}|[^:]*):([^:]*):(\w+)", volume).groups()  # type: ignore[union-attr]
+        assert mode == "ro"
+        assert source.startswith("${") or (ROOT / source).exists()
+        mounted[target] = source
+    return mounted
+
+
+@pytest.mark.parametrize("profile", ["observability", "replicas"])
+def test_the_observers_of_a_profile_fit_its_files(profile: str) -> None:
+    prefix = "" if profile == "observability" else "replicas-"
+    prometheus, grafana = (services()[prefix + name] for name in ("prometheus", "grafana"))
+    assert prometheus["profiles"] == grafana["profiles"] == [profile]
+    assert grafana["depends_on"] == [f"{prefix}prometheus"]
+    mounted = {**pinned_and_local(prometheus), **pinned_and_local(grafana)}
+    config = yaml.safe_load((ROOT / mounted["/etc/prometheus/prometheus.yml"]).read_text())
+    assert set(config["rule_files"]) <= mounted.keys()
+    targets = {target for job in config["scrape_configs"] for target in job["static_configs"][0]["targets"]}
+    servers = {name: one for name, one in services().items() if name == "aclserve" or name.startswith("replica-")}
+    wanted = {
+        f"{name}:{one['command'][one['command'].index('--metrics-port') + 1]}"
+        for name, one in servers.items()
+        if one.get("profiles", ["observability"]) == [profile]
+    }
+    assert targets - {"envoy:9902"} == wanted
+    assert len(wanted) == (1 if profile == "observability" else 3)
     (provider,) = yaml.safe_load((DEPLOY / "grafana/provisioning/dashboards/aclserve.yml").read_text())["providers"]
     assert mounted[provider["options"]["path"]].endswith("grafana/dashboards")
     (source,) = yaml.safe_load((DEPLOY / "grafana/provisioning/datasources/prometheus.yml").read_text())["datasources"]
-    assert source["url"] == "http://prometheus:9090"
+    names = prometheus.get("networks", {}).get("default", {}).get("aliases", ["prometheus"])
+    assert source["url"] == f"http://{names[0]}:9090"
+
+
+def test_the_replicas_of_the_compose_file_are_those_of_envoy() -> None:
+    envoy = services()["envoy"]
+    mounted = pinned_and_local(envoy)
+    config = yaml.safe_load((ROOT / mounted["/etc/envoy/envoy.yaml"]).read_text())
+    secrets = yaml.safe_load((ROOT / mounted["/etc/envoy/tls.yaml"]).read_text())["resources"]
+    assert secrets[0]["tls_certificate"]["watched_directory"]["path"] in mounted
+    (cluster,) = (one for one in config["static_resources"]["clusters"] if one["name"] == "replicas")
+    found = {}
+    for endpoint in cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]:
+        place = endpoint["endpoint"]["address"]["socket_address"]
+        found[place["address"]] = (place["port_value"], endpoint["metadata"]["filter_metadata"]["envoy.lb"]["replica"])
+    replicas = {name: one for name, one in services().items() if name.startswith("replica-")}
+    assert found == {
+        name: (int(one["command"][one["command"].index("--port") + 1]), one["environment"]["ACLSERVE_REPLICA"])
+        for name, one in replicas.items()
+    }
+    assert envoy["depends_on"] == sorted(replicas)
+    assert all(one["profiles"] == ["replicas"] and "ports" not in one for one in (*replicas.values(),))
+    listeners = [one["address"]["socket_address"]["port_value"] for one in config["static_resources"]["listeners"]]
+    assert [f"127.0.0.1:{port}:{port}" for port in listeners] == envoy["ports"]

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import functools
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parents[1] / ".tools" / "compat"
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / ".tools" / "compat"
 
 CLIENTS = {
     "tritonclient": "tritonclient[grpc]==2.73.0",
@@ -35,23 +37,28 @@ class CompatError(Exception):
 
 def install(client: str) -> Path:
     """The interpreter of a client's environment, which is made where it is missing. Raises `CompatError`."""
-    folder, wanted = FOLDER / client, f"{CLIENTS[client]} Python {sys.version}"
+    return environment(FOLDER / client, CLIENTS[client])
+
+
+def environment(folder: Path, requirement: str) -> Path:
+    """The interpreter of an environment with one requirement, made where it is missing. Raises `CompatError`."""
+    wanted = f"{requirement} Python {sys.version}"
     python, installed = folder / "bin" / "python", folder / "installed"
-    with _alone(client):
+    with _alone(folder):
         if not installed.is_file() or installed.read_text() != wanted:
             installed.unlink(missing_ok=True)
             _run([sys.executable, "-m", "venv", "--clear", str(folder)])
             options = ["--quiet", "--no-compile", "--disable-pip-version-check", "--timeout", "15", "--retries", "2"]
-            _run([str(python), "-m", "pip", "install", *options, CLIENTS[client]])
+            _run([str(python), "-m", "pip", "install", *options, requirement])
             installed.write_text(wanted)
     return python
 
 
 @contextmanager
-def _alone(client: str) -> Iterator[None]:
+def _alone(folder: Path) -> Iterator[None]:
     """Lets one process at a time make an environment."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    with (FOLDER / f"{client}.lock").open("w") as lock:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -69,19 +76,24 @@ def _run(command: Sequence[str]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; 0 when every client is installed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("clients", nargs="*", metavar="CLIENT", help=f"{', '.join(CLIENTS)}; without any: all")
-    named = parser.parse_args(argv).clients
-    if unknown := set(named) - set(CLIENTS):
-        parser.error(f"no client {', '.join(sorted(unknown))}; there are {', '.join(CLIENTS)}")
-    for client in named or CLIENTS:
+    return command("compat", __doc__ or "", {name: functools.partial(install, name) for name in CLIENTS}, argv)
+
+
+def command(prog: str, about: str, tools: Mapping[str, Callable[[], Path]], argv: Sequence[str] | None) -> int:
+    """Installs the tools that a command line names, or all; 0 when they are there."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tools", nargs="*", metavar="NAME", help=f"{', '.join(tools)}; without any: all")
+    named = parser.parse_args(argv).tools
+    if unknown := set(named) - set(tools):
+        parser.error(f"no {', '.join(sorted(unknown))} here; there are {', '.join(tools)}")
+    for tool in named or tools:
         begin = time.monotonic()
         try:
-            install(client)
+            path = tools[tool]()
         except CompatError as error:
-            print(f"compat: {client}: {error}", file=sys.stderr)
+            print(f"{prog}: {tool}: {error}", file=sys.stderr)
             return 1
-        print(f"{client:<14}{CLIENTS[client]} ({time.monotonic() - begin:.0f} s)", flush=True)
+        print(f"{tool:<22}{path.relative_to(ROOT)} ({time.monotonic() - begin:.0f} s)", flush=True)
     return 0
 
 

@@ -102,6 +102,12 @@ class Config:
         minimum=0,
         maximum=65535,
     )
+    replica: str = declare(
+        "",
+        "name of this server among its replicas, of letters, digits and `-`: the ids of its leases begin with it and a "
+        "dot, so that a proxy can send what shows a lease to the server that has it",
+        metavar="NAME",
+    )
     device: int = declare(0, "device to drive, as AscendCL counts them", minimum=0, maximum=65535)
     devices: tuple[str, ...] = declare(
         (),
@@ -271,6 +277,8 @@ class Config:
                 f"--profile: got {self.profile!r}, expected a name that ends in {' or '.join(SUFFIXES)}: the first for "
                 "a browser, the second for speedscope"
             )
+        if isinstance(self.replica, str) and not re.fullmatch(r"[A-Za-z0-9-]{0,63}", self.replica):
+            yield f"--replica: got {self.replica!r}, expected at most 63 letters, digits and `-`: a host's name will do"
         yield from self._exposures()
         others = (self.port, self.metrics_port, self.health_port)
         yield from device_list.problems(self.devices, self.device, self.worker_port, others)

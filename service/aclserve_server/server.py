@@ -40,7 +40,7 @@ from aclserve_server.emulator import Emulator
 from aclserve_server.engine.devices import DeviceDirectory
 from aclserve_server.engine.engine import ControlMode, Engine
 from aclserve_server.engine.following import Follower
-from aclserve_server.engine.leases import MemoryLimits
+from aclserve_server.engine.leases import MemoryLimits, ids_of
 from aclserve_server.engine.loading import RunOptions, Threads
 from aclserve_server.engine.mapping import make_mapper
 from aclserve_server.engine.memory import MemoryManager
@@ -165,7 +165,8 @@ class Server:
         mapper = make_mapper(config.map_shared_memory, device, threads.calls, emulated=self._emulator is not None)
         self.regions = Regions(config.system_shared_memory, config.max_regions, mapper=mapper)
         stack.callback(self.regions.close)
-        self.memory = MemoryManager(device, threads.blocking, limits, ended=self.regions.end_owner)
+        ids, ended = ids_of(config.replica), self.regions.end_owner
+        self.memory = MemoryManager(device, threads.blocking, limits, ids=ids, ended=ended)
         await self.memory.start()
         stack.push_async_callback(self.memory.close)
         self.engine = self._engine(threads)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -26,6 +27,7 @@ from aclserve_server.acl.errors import AclError
 from aclserve_server.acl.types import aclrtMemAttr, aclrtMemMallocPolicy
 from aclserve_server.engine.devices import DeviceDirectory
 from aclserve_server.engine.items import BufferSlice
+from aclserve_server.engine.leases import ids_of
 from aclserve_server.engine.memory import MemoryLimits, MemoryManager
 from aclserve_server.engine.transfers import CHUNK_BYTES
 from engine.memory_double import FakeDevice, HeldThread
@@ -160,6 +162,13 @@ def test_without_a_lease_and_with_an_unknown_one() -> None:
             world.memory.list_buffers("guess")
 
     run(test)
+
+
+def test_ids_begin_with_the_name_of_the_replica() -> None:
+    name, _, secret = ids_of("r-1")().partition(".")
+    assert (name, len(secret)) == ("r-1", len(secrets.token_urlsafe()))
+    assert len({ids_of("r-1")() for _ in range(100)}) == 100
+    assert "." not in ids_of("")()
 
 
 def test_expire_due_ends_what_is_due_and_tells_the_next_deadline() -> None:

@@ -18,6 +18,7 @@ from aclserve_server.acl.errors import AclError
 from aclserve_server.rpc.status import (
     MAX_MESSAGE_BYTES,
     MAX_METADATA_BYTES,
+    RETRY,
     to_item_error_fields,
     to_status,
 )
@@ -142,6 +143,21 @@ def test_every_kind_answers_and_fails(kind: str) -> None:
         assert status.message == "no such thing"
         assert (info_of(status).reason, dict(info_of(status).metadata)) == ("THING_NOT_FOUND", {"size_bytes": "5"})
         assert retry_delay_of(status) is None
+
+    run(test)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_another_server_can_do_says_so_to_proxies(kind: str) -> None:
+    async def test(thrower: Thrower, channel: grpc.aio.Channel) -> None:
+        lost = AclError("aclmdlExecuteAsync", 507901)
+        for error in (*(cls("m", reason="R", retry_delay=1.0) for cls in CLASSES), ValueError(), lost):
+            thrower.error = error
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call(channel, kind)
+            shown = dict(caught.value.trailing_metadata() or ()).get(RETRY[0])
+            elsewhere = isinstance(error, errors.Unavailable) or error is lost
+            assert shown == (RETRY[1] if elsewhere else None), error
 
     run(test)
 

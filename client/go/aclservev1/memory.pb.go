@@ -330,7 +330,8 @@ func (x *Buffer) GetPins() uint32 {
 // One lease.
 type Lease struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Random and secret: whoever shows it owns the lease.
+	// Random and secret: whoever shows it owns the lease. A server that was given a name among replicas puts it and a dot before
+	// what is random, for proxies.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// Time to live after each renewal.
 	Ttl *durationpb.Duration `protobuf:"bytes,2,opt,name=ttl,proto3" json:"ttl,omitempty"`

@@ -9,6 +9,7 @@ What is pinned then stays charged to its quota until the last pin is gone.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -213,6 +214,13 @@ class Leases:
                 reason="LEASE_QUOTA_EXCEEDED",
                 metadata={"buffers": held, "max_buffers": self._limits.max_buffers_per_lease},
             )
+
+
+def ids_of(replica: str) -> Callable[[], str]:
+    """What makes secret ids. They begin with the replica's name, where it has one, and a dot, which no secret has: a
+    proxy that reads the part before it knows which server has the lease.
+    """
+    return (lambda: f"{replica}.{secrets.token_urlsafe()}") if replica else secrets.token_urlsafe
 
 
 def lease_not_found() -> NotFound:

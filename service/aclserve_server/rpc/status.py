@@ -16,7 +16,7 @@ import grpc.aio
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-from aclserve.errors import DOMAIN, AclserveError, Internal
+from aclserve.errors import DOMAIN, AclserveError, Internal, Unavailable
 from aclserve_server.acl.errors import AclError
 from aclserve_server.device.faults import classify
 
@@ -26,6 +26,10 @@ DETAILS_KEY = "grpc-status-details-bin"
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 """When to try again, for clients whose gRPC retries by a service config; `RetryInfo` says the same. Never 0,
 at which gRPC waits for the deadline."""
+RETRY = ("aclserve-retry", "elsewhere")
+"""Beside the status of an error of the category UNAVAILABLE, whatever code it leaves with: this server cannot, another
+one may. A proxy cannot read the details, but may send the call elsewhere where it sees this.
+"""
 
 MAX_MESSAGE_BYTES = 1024
 MAX_METADATA_BYTES = 2048
@@ -92,6 +96,8 @@ async def abort(
     shown = service_error(error)
     status = to_status(shown, code_of)
     trailers: tuple[tuple[str, str | bytes], ...] = ((DETAILS_KEY, status.SerializeToString()),)
+    if isinstance(shown, Unavailable):
+        trailers += (RETRY,)
     if shown.retry_delay is not None:
         trailers += ((PUSHBACK_KEY, str(max(math.ceil(shown.retry_delay * 1e3), 1))),)
     await context.abort(_CODES.get(status.code, grpc.StatusCode.UNKNOWN), status.message, trailers)
