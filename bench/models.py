@@ -67,8 +67,8 @@ class Graph:
         return name
 
 
-def build(root: Path) -> None:
-    """Writes a model repository with all models, where they are not there yet."""
+def build(root: Path) -> Path:
+    """Writes a model repository with all models, where they are not there yet; the repository."""
     for name, make in (("cnn_small", _cnn_small), ("resnet50", _resnet50)):
         path = root / name / "1" / "model.onnx"
         if not path.is_file():
@@ -97,6 +97,7 @@ def build(root: Path) -> None:
         graph.weights += [first, last, axis]
         graph.node("Slice", [flat, "first", "last", "axis"], "OUTPUT")
         graph.save(path, TensorProto.UINT8, [1080, 1920, 3], [64])
+    return root
 
 
 def _cnn_small(graph: Graph) -> int:

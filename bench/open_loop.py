@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import numpy as np
@@ -97,10 +97,17 @@ def percentile(values: list[float], share: float) -> float:
     return sorted(values)[min(int(len(values) * share), len(values) - 1)]
 
 
+class Peer(NamedTuple):
+    """A server that runs; `pid` is the root of its processes."""
+
+    address: str
+    pid: int
+
+
 @contextmanager
-def started(harness: Any, peers: Sequence[str], tools: Path) -> Iterator[dict[str, str]]:
-    """Peers as the harness starts them: name -> address."""
-    addresses: dict[str, str] = {}
+def started(harness: Any, peers: Sequence[str], tools: Path) -> Iterator[dict[str, Peer]]:
+    """Peers as the harness starts them, by name."""
+    found: dict[str, Peer] = {}
     with tempfile.TemporaryDirectory() as work, ExitStack() as undo:
         for number, name in enumerate(peers):
             target, port = harness.TARGETS[name], 18500 + 10 * number
@@ -111,11 +118,11 @@ def started(harness: Any, peers: Sequence[str], tools: Path) -> Iterator[dict[st
             log = undo.enter_context(open(f"{work}/{name}.log", "w", encoding="utf-8"))
             process = subprocess.Popen([python, *argv], stdout=log, stderr=log, start_new_session=True, cwd=work)
             undo.callback(harness.stop, process)
-            addresses[name] = f"127.0.0.1:{port}"
+            found[name] = Peer(f"127.0.0.1:{port}", process.pid)
             models = ["identity_fp32", "identity_u8"]
-            if not harness.ready(addresses[name], models, time.time() + 90, process):
+            if not harness.ready(found[name].address, models, time.time() + 90, process):
                 raise RuntimeError(f"{name} did not start")
-        yield addresses
+        yield found
 
 
 def main() -> None:
@@ -131,7 +138,7 @@ def main() -> None:
     loadgen, harness = importlib.import_module("loadgen"), importlib.import_module("run")
     found: dict[str, dict[str, Any]] = {}
     with started(harness, arguments.peers, arguments.tools) as peers:
-        servers = {"aclserve": arguments.address, **peers}
+        servers = {"aclserve": arguments.address, **{name: peer.address for name, peer in peers.items()}}
         for size in SIZES:
             found[size] = compare(size, servers, loadgen, arguments.harness, arguments.rounds)
     arguments.out.write_text(json.dumps(found))

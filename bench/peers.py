@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.models import build
 from bench.server import ROOT, Serving, machine, serving, table
 
 HARNESS = ROOT.parent / "shared" / "bench"
@@ -90,6 +91,26 @@ def open_loop(server: Serving, arguments: argparse.Namespace, out: Path) -> dict
     return report
 
 
+def packed(server: Serving, arguments: argparse.Namespace, out: Path) -> list[dict[str, float]]:
+    """Items of the native stream, several in a message, beside Triton's C++ stream; see packed.py."""
+    command = [str(TOOLS / "venvs" / "client" / "bin" / "python"), "-m", "bench.packed", server.address]
+    command += ["--pid", str(server.pid), "--python", sys.executable, "--harness", str(HARNESS), "--tools", str(TOOLS)]
+    subprocess.run([*command, "--rounds", str(arguments.rounds), "--out", str(out)], check=True, cwd=ROOT)
+    report: list[dict[str, float]] = json.loads(out.read_text())
+    return report
+
+
+def packs(rounds: Sequence[dict[str, float]]) -> str:
+    """What an item costs by how many are in a message, and how much less that is than a request on Triton's stream."""
+    peer = "triton-native"
+    rows = []
+    for pack in sorted((name for name in rounds[0] if name != peer), key=int):
+        cost = statistics.median(found[pack] for found in rounds)
+        share = statistics.median(found[peer] / found[pack] for found in rounds)
+        rows.append([f"64 B, native stream, {pack} a message", f"{cost:.4f}", f"{share:.1f} times less"])
+    return table(["", "CPU-s/1000", f"than {peer}'s stream"], rows)
+
+
 def latencies(report: dict[str, Any], peers: Sequence[str]) -> str:
     """p99 at the fixed rate, and how ours compares with the best peer's."""
     rows = []
@@ -144,11 +165,17 @@ def main() -> int:
     with serving(TOOLS / "repository", *OPTIONS) as server:
         report = run(server, arguments, (arguments.out / "peers.json").resolve())
         fixed_rate = open_loop(server, arguments, (arguments.out / "open_loop.json").resolve())
+    if "triton-native" in arguments.peers:
+        with serving(build(arguments.out / "models"), *OPTIONS) as server:
+            items = packed(server, arguments, (arguments.out / "packed.json").resolve())
     print(machine())
     print(f"medians of {arguments.rounds} rounds; ratios of server CPU per request\n")
     print(summary(report, arguments.peers))
     print(f"\np99 latency at half the slowest server's peak; medians of {arguments.rounds} rounds\n")
     print(latencies(fixed_rate, arguments.peers))
+    if "triton-native" in arguments.peers:
+        print(f"\nitems of the native stream; medians of {arguments.rounds} rounds\n")
+        print(packs(items))
     return 0
 
 

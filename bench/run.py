@@ -31,6 +31,7 @@ CASES = {
     "resnet50, unary 8 at once": ("resnet50", "--mode unary --streams 8"),
     "64 B, stream 8x4": ("identity", "--mode stream --streams 8 --window 4"),
     "64 B, stream 8x4, 8 a message": ("identity", "--mode stream --streams 8 --window 4 --pack 8"),
+    "64 B, stream 8x4, 16 a message": ("identity", "--mode stream --streams 8 --window 4 --pack 16"),
     "64 B, KServe v2 stream 8x4": ("identity", "--api v2 --mode stream --streams 8 --window 4"),
     "150 KB, stream 4x4": ("identity_image", "--mode stream --streams 4 --window 4"),
     "150 KB, KServe v2 stream 4x4": ("identity_image", "--api v2 --mode stream --streams 4 --window 4"),
