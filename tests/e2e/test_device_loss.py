@@ -231,7 +231,8 @@ how = sys.argv.pop(1)
 faults = {"start": PlannedFault("aclmdlQuerySize", 507901), "device": PlannedFault("aclrtSetDevice", 507033),
           "batch": PlannedFault("aclmdlExecuteAsync", 507015, task=True),
           "hang": PlannedFault("aclrtLaunchCallback", 107000, task=True)}
-server._emulated = lambda config: EmulatorConfig(faults=(faults[how],))
+assert callable(server.emulator_config)
+server.emulator_config = lambda config: EmulatorConfig(faults=(faults[how],))
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -273,6 +274,9 @@ def test_a_process_without_its_device_ends_with_a_code_of_its_own(tmp_path: Path
 def test_a_process_that_finds_no_working_device_ends_likewise(tmp_path: Path, how: str) -> None:
     put_model(tmp_path, "one", elementwise())
     with start(tmp_path, how) as process:
-        out, err = process.communicate(timeout=60)
+        try:
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert (process.returncode, out) == (EXIT_DEVICE_LOST, "")
     assert ("507033" if how == "device" else "the device failed") in err
