@@ -33,10 +33,11 @@ NPU_MOUNTS = {
 """What of the host's driver a container needs, from the same chapter."""
 
 WORK = {"install", "proto", "release-protos", "check", "fix", "test", "test-contract", "fuzz", "image", "clean"}
-BENCHES = {"bench", "bench-peers", "bench-standing", "chaos", "soak", "overload"}
+BENCHES = {"bench", "bench-peers", "bench-standing", "chaos", "chaos-devices", "soak", "overload", "plan-validate"}
+DEPLOY = {"deploy-tools", "manifests", "replicas-chaos", "plan-docs"}
 KITS = {"test-clients", "client-go", "client-node", "client-java", "client-rust", "client-cpp"}
 USE = {"help", "serve", "demo", "demo-video", "load", "protoset", "perf-analyzer", "compat-tools"}
-TARGETS = WORK | BENCHES | KITS | USE
+TARGETS = WORK | BENCHES | DEPLOY | KITS | USE
 
 
 def check_serve_command(words: list[str]) -> dict[str, str]:

@@ -186,7 +186,7 @@ def test_callers_at_the_same_time_share_one_look(repository: Path) -> None:
         answers = await asyncio.gather(*callers)
         assert devices.asked == 1
         assert all(answer is answers[0] for answer in answers)
-        assert answers[0].healthy
+        assert answers[0].findings
         devices.fails = True
         with pytest.raises(RuntimeError):
             await doctor.diagnose()
