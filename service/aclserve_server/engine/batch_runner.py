@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 _ALONE_BYTES = 1 << 20
 """Items with so much in shared memory that the device can use make up a batch each."""
 
-_COPY_BYTES_PER_S = 4e9
-"""How fast memory is copied, about."""
+_COPY_BYTES_PER_S = 2e9
+"""How fast memory that no cache holds is copied, about, where cores are shared."""
 
 
 class BatchRunner(Runner):
