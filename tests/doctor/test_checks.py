@@ -520,6 +520,11 @@ def test_codes_with_a_fix_are_codes_of_the_table() -> None:
     assert not any(lookup(code).name.startswith("UNKNOWN") for code in FIXES)
 
 
+def test_several_devices_are_told_of(machine: Machine) -> None:
+    found = list(check_options(machine.host(), given({"devices": ("5-6",)}), Certificates))
+    sees(found, "options.devices", Level.NOTE, "5-6", "--device N")
+
+
 def test_options(machine: Machine, tmp_path: Path) -> None:
     problem = "--model-repository: got '/srv/none', expected an existing folder: create it, or name another"
     found = list(check_options(machine.host(), given(problems=(problem,)), Certificates))

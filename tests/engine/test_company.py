@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from aclserve.errors import InvalidArgument
+from aclserve_server.access.principal import Principal
 from aclserve_server.engine.batching import BatchQueue
 from aclserve_server.engine.company import alike, apart, has, join, may_lead, split, take_out
 from aclserve_server.engine.items import Input, Item, OutputRequest, OutputTensor, RegionSlice, Result, Timing
@@ -181,3 +182,15 @@ def test_items_without_rows_go_alone() -> None:
     group = Group(lambda model, version: 8)
     group.add(empty)
     assert not group.admits(empty)
+
+
+def test_a_split_ticket_gives_back_what_was_paid_once() -> None:
+    payer = Principal("camera")
+    payer.take_items(4)
+    whole = ticket_of(*(item(name) for name in "abcd"))
+    whole.payer, whole.paid = payer, 4
+    first = split(whole, 1)
+    first.release()
+    assert payer.items == 3
+    whole.release()
+    assert payer.items == 0

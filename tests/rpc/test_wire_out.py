@@ -213,6 +213,7 @@ def test_an_items_error_is_as_long_as_a_calls_at_most() -> None:
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire_out, "_MAX_REMEMBERED", 16)
+    monkeypatch.setattr(wire_out, "_MAX_BATCHES", 16)
     for number in range(100):
         output = OutputTensor("y", np.dtype(np.uint8), (number,), bytes(number))
         result = Result("a", outputs=[output], timing=Timing(1, number, 2, 3, 4, number, 5, 6, 7))

@@ -104,6 +104,7 @@ def test_the_options_of_a_worker(tmp_path: object) -> None:
     config = Config(
         model_repository=tmp_path,  # type: ignore[arg-type]
         devices=("0-3",),
+        replica="host-a",
         worker_port=9000,
         health_port=9300,
         unix_socket="run/aclserve",
@@ -114,6 +115,7 @@ def test_the_options_of_a_worker(tmp_path: object) -> None:
     worker = worker_config(config, 3, 9003)
     assert (worker.devices, worker.device, worker.port, worker.metrics_port, worker.health_port) == ((), 3, 9003, 0, 0)
     assert (worker.unix_socket, worker.profile) == ("run/aclserve.3", "out/profile.3.html")
+    assert worker.replica == "host-a-3"
     assert Config.from_args(worker.flags(), {}) == worker
 
 

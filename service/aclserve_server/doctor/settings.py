@@ -11,7 +11,7 @@ from typing import Any
 
 from aclserve_server.access.directory import FileError, open_directory
 from aclserve_server.config import Config, ConfigError, is_loopback, options
-from aclserve_server.doctor.findings import Finding, Setting, error, ok, private, warning
+from aclserve_server.doctor.findings import Finding, Setting, error, note, ok, private, warning
 from aclserve_server.doctor.host import Host
 from aclserve_server.doctor.probe import Request
 from aclserve_server.options import origins, read
@@ -88,11 +88,18 @@ def check_options(host: Host, given: Options, read_tls: ReadTls) -> Iterator[Fin
     """What is wrong with the options themselves, with their files, and what they open to strangers."""
     for text in given.problems:
         flag, _, rest = text.partition(":")
-        rest, _, fix = rest.rpartition(": ")
+        what, split, fix = rest.rpartition(": ")
+        rest, fix = (what, fix) if split else (rest, "")
         told = private(rest.strip(), "its value cannot be used")
         yield error("options.value", f"{flag}: {told}", private(fix, "see the option's help") if fix else "see --help")
     if not given.problems:
         yield ok("options.value", "all options can be used")
+    if devices := given.values.get("devices"):
+        yield note(
+            "options.devices",
+            f"of --devices {','.join(devices)} none is looked at: this is about device {given.values['device']}",
+            "run it once for each, with --device N in place of --devices",
+        )
     yield from _files(host, given.values, read_tls)
     yield from _exposure(given.values)
 

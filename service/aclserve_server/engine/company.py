@@ -68,7 +68,9 @@ def split(ticket: Ticket, count: int) -> Ticket:
     assert members is not None
     rows = ticket.rows // items
     parts: list[Part] = []
-    first = replace(ticket, rows=rows * count, members=members[:count], parts=parts, waiting=False)
+    paid = count if ticket.paid else 0
+    first = replace(ticket, rows=rows * count, members=members[:count], parts=parts, waiting=False, paid=paid)
+    ticket.paid -= paid
     ticket.members = members[count:]
     ticket.rows -= first.rows
     for part in ticket.parts:

@@ -118,8 +118,10 @@ class AsyncLane:
         return True
 
     def close(self) -> None:
-        self._reports.unsubscribe(self._stream)
-        self._stream.close()
+        try:
+            self._reports.unsubscribe(self._stream)
+        finally:
+            self._stream.close()
 
     def _upload(self, batch: Batch) -> Exception | None:
         try:

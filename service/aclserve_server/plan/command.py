@@ -109,11 +109,21 @@ def _measure(arguments: argparse.Namespace) -> int:
     if arguments.repeats < 0:
         raise ConfigError([f"--repeats: got {arguments.repeats}, expected a whole number, at least 0"])
     try:
+        words = shlex.split(arguments.serve)
+        if arguments.output is not None:
+            arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    except ValueError as error:
+        raise ConfigError([f"--serve: got {arguments.serve!r}, expected words as in a shell: {error}"]) from error
+    except OSError as error:
+        raise ConfigError(
+            [f"--output: got {str(arguments.output)!r}, cannot make its folder: {error.strerror}"]
+        ) from error
+    try:
         found = measure.measure(
             arguments.model,
             measure.Access(arguments.address or "", arguments.tls_ca, arguments.token_file),
             arguments.repeats,
-            shlex.split(arguments.serve),
+            words,
         )
     except measure.MeasureError as error:
         print(f"aclserve: {error}", file=sys.stderr)

@@ -21,6 +21,7 @@ from aclserve_server.rpc.status import to_item_error_fields
 from aclserve_server.rpc.varint import encode_varint
 
 _MAX_REMEMBERED = 4096
+_MAX_BATCHES = 64
 _MAX_LIST_HEAD = 6
 
 _LOW = [encode_varint(value) for value in range(1 << 14)]
@@ -209,7 +210,7 @@ def _times(timing: Timing | None) -> bytes:
     device = (timing.copy_in_ns, timing.execute_ns, timing.copy_out_ns)
     device_times = _device_times.get(device)
     if device_times is None:
-        if len(_device_times) >= _MAX_REMEMBERED:
+        if len(_device_times) >= _MAX_BATCHES:
             _device_times.clear()
         _device_times[device] = device_times = _numbers(2, device)
     wait, total = timing.wait_ns, timing.total_ns

@@ -255,6 +255,7 @@ def worker_config(config: Config, device: int, port: int) -> Config:
         config,
         devices=(),
         device=device,
+        replica=f"{config.replica}-{device}" if config.replica else "",
         port=port,
         worker_port=0,
         metrics_port=0,
