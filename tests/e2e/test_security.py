@@ -351,6 +351,31 @@ def test_streams_of_one_principal_share_its_part_of_the_device(up: Serving) -> N
     assert shares["all"] <= shares["other"] + 3 * runner._queue.max_rows, shares
 
 
+def test_streams_that_stay_within_their_windows_are_never_refused(tmp_path: Path, file: Path) -> None:
+    """Though all are one principal's, which may not fill the whole queue: what is too much is dropped by its policy."""
+    put_model(tmp_path, "narrow", elementwise(), "max_batch_size: 2\n")
+    with (
+        serving(tmp_path, principals=str(file), max_stream_items=16, max_queue_rows=32) as up,
+        connect(up, "all") as client,
+        client.stream("narrow", policy="drop_newest") as first,
+        client.stream("narrow", policy="drop_newest") as second,
+    ):
+        up.emulator.hold()
+        try:
+            for stream in (first, second):
+                stream.send_many([{"x": rows(0, 1)} for _ in range(24)])
+                stream.finish()
+            sessions = up.server.models.sessions
+            wait_for(lambda: all(session.received == 24 for session in sessions))
+        finally:
+            up.emulator.release()
+        results = [result for stream in (first, second) for result in stream.results()]
+    assert len(results) == 48
+    assert not [result.error for result in results if result.error is not None]
+    dropped = sum(result.dropped is not None for result in results)
+    assert 48 - 2 * 16 <= dropped < 48
+
+
 def test_unary_calls_of_one_principal_share_one_turn(up: Serving) -> None:
     """The queue is fair between its streams: for it, all unary calls of a principal are one, and each stream is one."""
     flows: list[Any] = []

@@ -23,7 +23,8 @@ Invariants (tests/engine/test_batching.py holds them against random histories):
     - the tickets of one stream and priority are taken in the order they came;
     - a batch holds 1 to `max_rows` rows, and at most `max_items` tickets;
     - `rows` is the sum of the rows that wait, and never exceeds `max_queue_rows`;
-    - beyond the half of the queue, no principal's rows exceed `HELD` times the room left when they were added;
+    - beyond the half of the queue, and but for its first ticket, no principal's rows exceed `HELD` times the room left
+      when they were added;
     - while the device is idle, nothing waits longer than `max_delay` after its arrival;
     - a waiting priority gets its first ticket in at least once in `STARVED` + 1 batches (the lowest; others one later);
     - what is kept is bounded by what waits;
@@ -54,6 +55,11 @@ HELD = 4
 
 _SLACK = 64
 """Tickets that left may lie about in the heaps up to this number, beside as many as wait."""
+
+
+def rows_of_one(max_queue_rows: int) -> int:
+    """How many rows may wait in a queue, whoever's they are, so that no principal is refused for what it holds."""
+    return max_queue_rows * HELD // (HELD + 1)
 
 
 class BatchQueue(Generic[T]):

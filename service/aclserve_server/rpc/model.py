@@ -12,6 +12,7 @@ import grpc
 from aclserve.errors import AclserveError, InvalidArgument
 from aclserve.v1 import model_pb2 as pb
 from aclserve_server.access.principal import CURRENT
+from aclserve_server.engine.batching import rows_of_one
 from aclserve_server.engine.contract import Sink, Ticket
 from aclserve_server.engine.engine import Engine, LoadOptions
 from aclserve_server.engine.frames import share_of_queue
@@ -218,8 +219,9 @@ class ModelService:
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
 
     def _divide(self) -> None:
-        """Gives each stream its part of a queue."""
-        share = share_of_queue(self._limits.max_items, len(self._sessions), self._max_queue_rows)
+        """Gives each stream its part of a queue, or where principals share it, of what one of them may fill."""
+        rows = self._max_queue_rows if CURRENT.get() is None else rows_of_one(self._max_queue_rows)
+        share = share_of_queue(self._limits.max_items, len(self._sessions), rows)
         if share != self._share:
             self._share = share
             for session in self._sessions:
