@@ -127,6 +127,18 @@ def test_a_process_that_cannot_be_killed_is_left_behind() -> None:
     assert fleet.is_over
 
 
+def test_a_process_that_hung_long_before_the_stop_has_its_time_to_leave_too() -> None:
+    fleet = started(1)
+    assert fleet.due(LIMITS.silence_s) == [Action("kill", 0)]
+    stop = LIMITS.silence_s + 10 * LEAVE_S
+    fleet.stop(stop)
+    assert fleet.due(stop) == []
+    assert not fleet.is_over
+    assert fleet.next_deadline() == stop + LEAVE_S
+    assert fleet.due(stop + LEAVE_S) == []
+    assert fleet.is_over
+
+
 def test_nothing_is_started_after_the_stop() -> None:
     fleet = started(2)
     fleet.exited(0, 1.0)

@@ -23,6 +23,7 @@ from aclserve_server.supervisor.link import Link
 from aclserve_server.supervisor.metrics import WorkerFacts, merge, own
 from aclserve_server.supervisor.process import NOT_STARTED, Run
 from aclserve_server.supervisor.supervisor import worker_config
+from aclserve_server.worker import metrics_page
 
 NAMES = st.dictionaries(st.sampled_from(["", "model:a", "model:b", "service"]), st.booleans())
 
@@ -85,6 +86,21 @@ def test_pages_of_workers_are_merged_by_family() -> None:
     assert samples["aclserve_total_seconds_bucket", "0", "+Inf"][0] == 2
     counts = [sum(1 for line in each.splitlines() if not line.startswith("#")) for each in (first, second, merged)]
     assert counts[2] == counts[0] + counts[1]
+
+
+def test_metrics_that_cannot_be_collected_are_none_and_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Collector):
+        def describe(self) -> list[Metric]:
+            return []
+
+        def collect(self) -> list[Metric]:
+            raise RuntimeError("the cause")
+
+    registry = CollectorRegistry()
+    registry.register(Broken())
+    assert metrics_page(registry) is None
+    assert "the cause" in caplog.text
+    assert metrics_page(CollectorRegistry()) == ""
 
 
 def test_the_supervisors_own_metrics() -> None:

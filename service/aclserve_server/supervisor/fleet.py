@@ -155,6 +155,8 @@ class Fleet:
         for worker in self.workers.values():
             if worker.phase is Phase.WAITING:
                 worker.phase, worker.since = Phase.ENDED, now
+            elif worker.killed:
+                worker.since = now  # `LEAVE_S` counts from here
 
     # What follows from it.
 

@@ -1,8 +1,9 @@
 """What a worker and its supervisor tell each other, over a pair of sockets: one JSON object a line.
 
 The worker: `alive` every `ALIVE_S` from its event loop; `ready` with the `library` it uses; `health` with all `names`
-and whether they serve, at every change; `page` with the `text` that its /metrics would show, when it is asked. The
-supervisor: `metrics` asks for that page. The end of the connection is the end of the other side.
+and whether they serve, at every change; `page` with the `text` that its /metrics would show (null where it cannot be
+told), when it is asked. The supervisor: `metrics` asks for that page. The end of the connection is the end of the other
+side.
 """
 
 from __future__ import annotations

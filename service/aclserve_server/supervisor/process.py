@@ -92,7 +92,8 @@ class Run:
             if message["event"] != "page":
                 self._hear(message)
             elif self._page is not None and not self._page.done():
-                self._page.set_result(str(message["text"]))
+                text = message["text"]
+                self._page.set_result(None if text is None else str(text))
 
     def terminate(self) -> None:
         """Tells it to answer what it has accepted, and to end."""
