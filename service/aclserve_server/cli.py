@@ -132,12 +132,16 @@ def _inspect(arguments: argparse.Namespace) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     """Looks, prints and changes nothing; the device is opened in another process. 1 where there are errors."""
     given = options_given(arguments, os.environ)
-    request = request_for(given, open_device=not arguments.no_device)
+
+    def ask(device: int) -> probe.Outcome:
+        request = request_for(given, device, open_device=not arguments.no_device)
+        return probe.run(request, os.environ, arguments.timeout_s)
+
     checkup = Checkup(
         version("aclserve"),
         this_host(os.environ),
         given,
-        lambda: probe.run(request, os.environ, arguments.timeout_s),
+        ask,
         read_model_config,
         Certificates,
     )

@@ -246,7 +246,7 @@ class Server:
             strict_config=config.strict_config,
         )
 
-    def _checkup(self, ask_device: Callable[[], Outcome]) -> Checkup:
+    def _checkup(self, ask_device: Callable[[int], Outcome]) -> Checkup:
         """What GetDiagnosis looks at."""
         given = options_of_config(self.config, self._sources)
         host = this_host(os.environ)

@@ -58,7 +58,7 @@ def all_of(machine: Machine) -> list[Finding]:
     return [
         *check_driver(host),
         *check_cann(host, ""),
-        *check_nodes(host, 0),
+        *check_nodes(host, [0]),
         *check_resources(host, values, emulated=False),
         *check_ports(host, values),
     ]
@@ -227,11 +227,15 @@ def test_a_relative_path_in_the_environment(machine: Machine) -> None:
 
 def test_a_device_that_the_process_cannot_use(machine: Machine) -> None:
     sees(
-        check_nodes(machine.host(), 2), "nodes.chosen", Level.ERROR, "--device 2 is not among the 2 devices", "below 2"
+        check_nodes(machine.host(), [2]),
+        "nodes.chosen",
+        Level.ERROR,
+        "--device 2 is not among the 2 devices",
+        "below 2",
     )
     machine.environ["ASCEND_RT_VISIBLE_DEVICES"] = "1"
-    assert "nodes.chosen" not in named(check_nodes(machine.host(), 0))
-    sees(check_nodes(machine.host(), 1), "nodes.chosen", Level.ERROR, "among the 1 device that", "below 1")
+    assert "nodes.chosen" not in named(check_nodes(machine.host(), [0]))
+    sees(check_nodes(machine.host(), [1]), "nodes.chosen", Level.ERROR, "among the 1 device that", "below 1")
 
 
 def test_boards_and_virtual_devices_have_other_nodes(machine: Machine) -> None:
@@ -239,7 +243,7 @@ def test_boards_and_virtual_devices_have_other_nodes(machine: Machine) -> None:
         machine.remove(f"/dev/{name}")
     for name in ("svm0", "vdavinci100", "davinci_manager_docker"):
         machine.write(f"/dev/{name}").chmod(0o666)
-    assert {finding.level for finding in check_nodes(machine.host(), 0)} == {Level.OK}
+    assert {finding.level for finding in check_nodes(machine.host(), [0])} == {Level.OK}
 
 
 @pytest.mark.parametrize(
@@ -520,9 +524,52 @@ def test_codes_with_a_fix_are_codes_of_the_table() -> None:
     assert not any(lookup(code).name.startswith("UNKNOWN") for code in FIXES)
 
 
-def test_several_devices_are_told_of(machine: Machine) -> None:
-    found = list(check_options(machine.host(), given({"devices": ("5-6",)}), Certificates))
-    sees(found, "options.devices", Level.NOTE, "5-6", "--device N")
+def test_each_of_several_devices_is_asked_and_told_of(machine: Machine) -> None:
+    asked: list[int] = []
+
+    def ask(device: int) -> Outcome:
+        asked.append(device)
+        if device == 1:
+            return Outcome("aclrtSetDevice", "failed", library="x", count=2, call="aclrtSetDevice", code=507033)
+        memory = (("HBM", 1 << 30, 32 << 30),) if device else (("HBM", 30 << 30, 32 << 30),)
+        return Outcome("done", library="x", count=2, soc_name="Ascend310P3", opened=True, memory=memory)
+
+    def checkup(**values: object) -> list[Finding]:
+        options = given({"devices": ("0-2",), "worker_port": 9000, "unix_socket": "/run/a.sock", **values})
+        return list(Checkup("1", machine.host(), options, ask, read_model_config, Certificates).run().findings)
+
+    machine.write("/proc/net/tcp", HEAD + LISTENS.format("0100007F:2329", "0A", 77))  # 127.0.0.1:9001
+    (machine.root / "run").mkdir()
+    (machine.root / "run").chmod(0o777)
+    machine.write("/run/a.sock.1")
+    found = checkup()
+    assert asked == [0, 1, 2]
+    sees(found, "nodes.chosen", Level.ERROR, "--devices 2 is not among the 2 devices", "--devices numbers below 2")
+    sees(found, "device.open", Level.OK, "device 0: the device was opened")
+    sees(found, "device.open", Level.ERROR, "device 1: aclrtSetDevice failed with 507033", "npu-smi")
+    sees(found, "device.memory", Level.WARNING, "device 2: 1.0 GiB of 32.0 GiB HBM", "--device")
+    assert len(named(found)["library.open"]) == len(named(found)["device.count"]) == 1
+    levels = [finding.level for finding in named(found)["ports.worker_port"]]
+    assert levels == [Level.OK, Level.ERROR, Level.OK]
+    sees(found, "ports.worker_port", Level.ERROR, r"port 9001 of device 1 \(--worker-port\) is taken by another")
+    sees(found, "ports.unix_socket", Level.ERROR, "/run/a.sock.1 is there already and is no socket")
+    assert [finding.level for finding in named(found)["ports.unix_socket"]] == [Level.OK, Level.ERROR, Level.OK]
+    asked.clear()
+    checkup(devices=())
+    assert asked == [0]
+
+
+def test_a_library_that_does_not_open_is_asked_once(machine: Machine) -> None:
+    asked: list[int] = []
+
+    def ask(device: int) -> Outcome:
+        asked.append(device)
+        return Outcome("aclInit", "failed", library="x", call="aclInit", code=100000)
+
+    options = given({"devices": ("0-2",)})
+    found = Checkup("1", machine.host(), options, ask, read_model_config, Certificates).run().findings
+    assert asked == [0]
+    sees(found, "library.open", Level.ERROR, "^aclInit failed")
 
 
 def test_options(machine: Machine, tmp_path: Path) -> None:
@@ -558,8 +605,8 @@ def test_a_whole_checkup_of_a_machine(machine: Machine, tmp_path: Path) -> None:
     options = given({"model_repository": root})
     asked: list[int] = []
 
-    def ask() -> Outcome:
-        asked.append(1)
+    def ask(device: int) -> Outcome:
+        asked.append(device)
         return Outcome("done", library="x", count=1, soc_name="Ascend310P3", run_mode="host")
 
     def checkup() -> dict[str, list[Finding]]:
@@ -570,7 +617,7 @@ def test_a_whole_checkup_of_a_machine(machine: Machine, tmp_path: Path) -> None:
         "driver.version", "driver.library", "cann.library", "cann.version", "cann.stub", "cann.environment",
         "nodes.devices", "nodes.permission", "device.count", "ports.port", "ports.metrics_port",
     }  # fmt: skip
-    assert asked
+    assert asked == [0]
     asked.clear()
     no_cann(machine)
     assert "cann.library" in checkup()

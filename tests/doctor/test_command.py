@@ -172,7 +172,7 @@ class Devices:
 def test_callers_at_the_same_time_share_one_look(repository: Path) -> None:
     """Who leaves ends no other's look; a look that fails fails those who share it, and the next caller gets another."""
 
-    def prepare(ask: Callable[[], Outcome]) -> Checkup:
+    def prepare(ask: Callable[[int], Outcome]) -> Checkup:
         values = given({"acl_library": "emulator", "model_repository": repository})
         return Checkup("1", this_host({}), values, ask, read_model_config, Certificates, serving=True)
 

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from aclserve_server.doctor.cann import check_cann, check_driver, locate
-from aclserve_server.doctor.device import check_outcome
+from aclserve_server.doctor.device import check_outcomes, reached
 from aclserve_server.doctor.findings import Diagnosis, Finding, note, ok, warning
 from aclserve_server.doctor.host import Host
 from aclserve_server.doctor.models import check_models
@@ -35,7 +35,7 @@ class Checkup:
     version: str
     host: Host
     given: Options
-    ask_device: Callable[[], Outcome]
+    ask_device: Callable[[int], Outcome]
     read_config: ReadConfig
     read_tls: ReadTls
     serving: bool = False
@@ -54,18 +54,26 @@ class Checkup:
         else:
             yield from guarded("driver", check_driver(host))
             yield from guarded("cann", check_cann(host, values["acl_library"]))
-            yield from guarded("nodes", check_nodes(host, values["device"]))
+            yield from guarded("nodes", check_nodes(host, given.devices))
         # A search that found nothing has said all there is to say.
         lost = not emulated and isinstance(locate(host, values["acl_library"]), str)
-        outcome = Outcome() if lost else self.ask_device()
-        yield from guarded("device", check_outcome(host, outcome, emulated=emulated))
+        outcomes = {} if lost else self._ask()
+        yield from guarded("device", check_outcomes(host, outcomes, emulated=emulated))
         yield from guarded("resources", check_resources(host, values, emulated=emulated))
         if self.serving:
             yield ok("ports.port", "the server listens")
         else:
-            yield from guarded("ports", check_ports(host, values))
+            yield from guarded("ports", check_ports(host, values, given.devices))
         if not any("--model-repository" in problem for problem in given.problems):
-            yield from guarded("models", self._models(outcome.soc_name))
+            yield from guarded("models", self._models(next((found.soc_name for found in outcomes.values()), "")))
+
+    def _ask(self) -> dict[int, Outcome]:
+        """What becomes of each device; of the first alone, where the library does not come so far."""
+        first, *others = self.given.devices
+        outcomes = {first: self.ask_device(first)}
+        if reached(outcomes[first]):
+            outcomes |= {device: self.ask_device(device) for device in others}
+        return outcomes
 
     def _models(self, soc_name: str) -> Iterator[Finding]:
         values = self.given.values

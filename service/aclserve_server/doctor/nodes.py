@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from aclserve_server.doctor.cann import DRIVER_INFO
 from aclserve_server.doctor.findings import Finding, error, listed, ok, plural, private, warning
@@ -25,8 +25,8 @@ def device_nodes(host: Host) -> list[int]:
     return [number for number, _ in _nodes(host)]
 
 
-def check_nodes(host: Host, device: int) -> Iterator[Finding]:
-    """The nodes, their permissions, and the variables that choose among them. `device` is the option --device."""
+def check_nodes(host: Host, devices: Sequence[int]) -> Iterator[Finding]:
+    """The nodes, their permissions, and the variables that choose among them. `devices` are those to be driven."""
     numbers = device_nodes(host)
     if not numbers:
         yield error("nodes.devices", "there is no /dev/davinciN: no NPU is visible here", _missing(host, "davinci0"))
@@ -39,7 +39,7 @@ def check_nodes(host: Host, device: int) -> Iterator[Finding]:
                 "nodes.helpers", f"there is no /dev/{group[0]}, which every device needs", _missing(host, group[0])
             )
     yield from _permissions(host, [name for _, name in _nodes(host)])
-    yield from _visible(host, numbers, device)
+    yield from _visible(host, numbers, devices)
 
 
 def _nodes(host: Host) -> list[tuple[int, str]]:
@@ -89,7 +89,7 @@ def _group(host: Host, path: str) -> str:
     return field(host.text(DRIVER_INFO), "UserGroup") or "HwHiAiUser"
 
 
-def _visible(host: Host, numbers: list[int], device: int) -> Iterator[Finding]:
+def _visible(host: Host, numbers: list[int], devices: Sequence[int]) -> Iterator[Finding]:
     check = "nodes.visible"
     if host.environ.get(CONTAINER_VISIBLE, "").strip() == "void":
         yield warning(
@@ -110,11 +110,13 @@ def _visible(host: Host, numbers: list[int], device: int) -> Iterator[Finding]:
         else:
             yield ok(check, f"{VISIBLE} lets {plural(len(chosen), 'device')} through, counted from 0 anew")
         count = len(chosen)
-    if numbers and device >= count:
+    beyond = [device for device in devices if device >= count]
+    if numbers and beyond:
+        flag, noun = ("--device", "a number") if len(devices) == 1 else ("--devices", "numbers")
         yield error(
             "nodes.chosen",
-            f"--device {device} is not among the {plural(count, 'device')} that this process may use",
-            f"give --device a number below {count}" if count else f"correct {VISIBLE}",
+            f"{flag} {listed(beyond)} is not among the {plural(count, 'device')} that this process may use",
+            f"give {flag} {noun} below {count}" if count else f"correct {VISIBLE}",
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,8 @@ class Process:
     is_server: bool
 
 
-def check_ports(host: Host, values: Mapping[str, Any]) -> Iterator[Finding]:
-    """The options' ports, and the Unix domain socket. `values` are the options' values by name."""
+def check_ports(host: Host, values: Mapping[str, Any], devices: Sequence[int] = ()) -> Iterator[Finding]:
+    """The options' ports and Unix domain sockets. `values` are the options' values by name, `devices` all of them."""
     listeners = list(read_listeners(host))
     known = host.exists("/proc/net/tcp")
     for name in PORTS:
@@ -58,8 +58,14 @@ def check_ports(host: Host, values: Mapping[str, Any]) -> Iterator[Finding]:
             yield note(f"ports.{name}", f"whether {flag} {port} is free cannot be told here")
         else:
             yield _port(host, name, flag, port, [one for one in listeners if _meets(one, values["host"], port)])
-    if values["unix_socket"]:
-        yield _unix_socket(host, Path(values["unix_socket"]).absolute())
+    first = int(values["worker_port"])
+    for device in devices if first and known else ():
+        takers = [one for one in listeners if _meets(one, values["host"], first + device)]
+        told = f"port {first + device} of device {device} (--worker-port)"
+        yield _port(host, "worker_port", "--worker-port", first + device, takers, told)
+    if path := values["unix_socket"]:
+        for each in [f"{path}.{device}" for device in devices] if values["devices"] else [path]:
+            yield _unix_socket(host, Path(each).absolute())
 
 
 def read_listeners(host: Host) -> Iterator[Listener]:
@@ -99,22 +105,22 @@ def _unspecified(*addresses: Address) -> set[int]:
     return {address.version for address in addresses if address.is_unspecified}
 
 
-def _port(host: Host, name: str, flag: str, port: int, takers: list[Listener]) -> Finding:
-    check = f"ports.{name}"
+def _port(host: Host, name: str, flag: str, port: int, takers: list[Listener], told: str = "") -> Finding:
+    check, told = f"ports.{name}", told or f"{flag} {port}"
     if not takers:
         start = (host.text("/proc/sys/net/ipv4/ip_unprivileged_port_start") or "1024").strip()
         if start.isdecimal() and port < int(start) and host.user != "root":
-            return warning(check, f"{flag} {port} needs a privilege of its own", f"choose a port from {start} on")
-        return ok(check, f"{flag} {port} is free")
+            return warning(check, f"{told} needs a privilege of its own", f"choose a port from {start} on")
+        return ok(check, f"{told} is free")
     process = owner(host, {taker.inode for taker in takers})
     if process is None:
         who = "another user's process or another container"
     else:
         who = private(f"{process.name}, process {process.pid}", "another process")
     if process is not None and process.is_server:
-        return note(check, f"{flag} {port}: an aclserve listens there already ({who})", f"for a second one: {flag} 0")
+        return note(check, f"{told}: an aclserve listens there already ({who})", f"for a second one: {flag} 0")
     return error(
-        check, f"{flag} {port} is taken by {who}", f"end it (`ss -ltnp sport = :{port}`), or give another port; 0 picks"
+        check, f"{told} is taken by {who}", f"end it (`ss -ltnp sport = :{port}`), or give another port; 0 picks"
     )
 
 

@@ -23,7 +23,7 @@ class ServerDoctor:
     """Looks at one server, on its event loop and in a thread for files. Callers at the same time share one look."""
 
     def __init__(
-        self, devices: DeviceDirectory, known: Outcome, prepare: Callable[[Callable[[], Outcome]], Checkup]
+        self, devices: DeviceDirectory, known: Outcome, prepare: Callable[[Callable[[int], Outcome]], Checkup]
     ) -> None:
         """`known` is what the server knows of its library; `prepare` makes the checkup with the device's answer."""
         self._devices = devices
@@ -45,7 +45,7 @@ class ServerDoctor:
 
     async def _diagnose(self) -> Diagnosis:
         outcome = await self._ask()
-        diagnosis = await asyncio.to_thread(lambda: self._prepare(lambda: outcome).run())
+        diagnosis = await asyncio.to_thread(lambda: self._prepare(lambda _device: outcome).run())
         return diagnosis.read(publicly=True)
 
     async def _ask(self) -> Outcome:

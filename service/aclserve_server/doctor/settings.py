@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aclserve_server.access.directory import FileError, open_directory
 from aclserve_server.config import Config, ConfigError, is_loopback, options
-from aclserve_server.doctor.findings import Finding, Setting, error, note, ok, private, warning
+from aclserve_server.device_list import MOST, numbers
+from aclserve_server.doctor.findings import Finding, Setting, error, ok, private, warning
 from aclserve_server.doctor.host import Host
 from aclserve_server.doctor.probe import Request
 from aclserve_server.options import origins, read
@@ -38,6 +40,14 @@ class Options:
     @property
     def emulated(self) -> bool:
         return bool(self.values["acl_library"] == "emulator")
+
+    @property
+    def devices(self) -> tuple[int, ...]:
+        """The devices to drive: those of --devices, else that of --device."""
+        with suppress(ValueError):
+            if found := numbers(self.values["devices"]):
+                return found[:MOST]
+        return (self.values["device"],)
 
     def settings(self) -> tuple[Setting, ...]:
         """All of them, as for the flags."""
@@ -69,19 +79,19 @@ def options_of_config(config: Config, sources: Mapping[str, str]) -> Options:
     return Options({option.name: getattr(config, option.name) for option in options()}, sources)
 
 
-def request_for(given: Options, *, open_device: bool) -> Request:
-    """What the probe is to open for these options."""
+def request_for(given: Options, device: int, *, open_device: bool) -> Request:
+    """What the probe is to open for these options; without `open_device` only what needs no device."""
     values = given.values
-    device = values["device"] if open_device else None
+    opened = device if open_device else None
     if not given.emulated:
-        return Request(values["acl_library"], None, device)
+        return Request(values["acl_library"], None, opened)
     machine = {
         "run_mode": values["emulator_run_mode"],
         "memory_bytes": values["emulator_memory_bytes"],
         "profile": values["emulator_profile"],
-        "device_count": values["device"] + 1,
+        "device_count": device + 1,
     }
-    return Request("", machine, device)
+    return Request("", machine, opened)
 
 
 def check_options(host: Host, given: Options, read_tls: ReadTls) -> Iterator[Finding]:
@@ -94,12 +104,6 @@ def check_options(host: Host, given: Options, read_tls: ReadTls) -> Iterator[Fin
         yield error("options.value", f"{flag}: {told}", private(fix, "see the option's help") if fix else "see --help")
     if not given.problems:
         yield ok("options.value", "all options can be used")
-    if devices := given.values.get("devices"):
-        yield note(
-            "options.devices",
-            f"of --devices {','.join(devices)} none is looked at: this is about device {given.values['device']}",
-            "run it once for each, with --device N in place of --devices",
-        )
     yield from _files(host, given.values, read_tls)
     yield from _exposure(given.values)
 
@@ -131,7 +135,9 @@ def _tried(check: str, text: str, attempt: Callable[[], object]) -> Finding:
     try:
         attempt()
     except (FileError, OSError, ValueError) as problem:
-        return error(check, private(problem, "a file cannot be used"), "correct the file; the server reads it again")
+        return error(
+            check, private(problem, "a file cannot be used"), "correct the file; a server that runs reads it again"
+        )
     return ok(check, text)
 
 
