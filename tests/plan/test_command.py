@@ -46,6 +46,17 @@ def test_a_wrong_plan_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.partition(":")[0] for line in told] == ["aclserve", "aclserve"]
 
 
+@pytest.mark.parametrize(("name", "told"), [("one.txt", "ends in .png"), ("file/one.png", "cannot be written")])
+def test_a_picture_that_cannot_be_drawn_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, told: str
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(["plan", "run", *FLAGS, "--picture", str(tmp_path / name)]) == 2
+    said = capsys.readouterr()
+    assert not said.out
+    assert told in said.err
+
+
 def test_pictures_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "run", *FLAGS, "--picture", str(tmp_path / "one.png")]) == 0
     plan = tmp_path / "sweeps.toml"
@@ -113,6 +124,7 @@ def test_costs_are_what_a_server_executed(tmp_path: Path) -> None:
         (Access(), 0, [], "has executed nothing"),
         (Access("127.0.0.1:1", token_file=Path("token")), 1, [], "in the clear"),
         (Access("127.0.0.1:1", tls_ca=Path("absent.pem")), 1, [], "absent.pem: No such file"),
+        (Access("127.0.0.1:1"), 1, [], "no server answers at 127.0.0.1:1 without TLS within 5 s"),
     ],
 )
 def test_what_cannot_be_measured_is_told(access: Access, repeats: int, options: list[str], told: str) -> None:

@@ -68,7 +68,7 @@ def test_toml_json_and_settings_say_the_same(tmp_path: Path) -> None:
         ("[traffic.u]\nmodel = 'm'\nrate = 1\nunary = true\npolicy = 'drop_newest'", "unary calls have none"),
         ("[traffic.u]\nmodel = 'm'\nrate = 1e8", "50000000 are the most"),
         ("[[sweep]]\nkey = 'seed'", "[[sweep]]: got"),
-        ("[fleet", "plan.toml: it cannot be read as toml"),
+        ("[fleet", "plan.toml: it is no TOML"),
     ],
 )
 def test_what_is_wrong_is_told(tmp_path: Path, change: str, told: str) -> None:
@@ -87,6 +87,17 @@ def test_settings_that_set_nothing_are_refused(tmp_path: Path, setting: str) -> 
     assert problems(SMALL, tmp_path, setting)
 
 
+BAD_TRACES = (
+    "\ufeff1;2\n",
+    "a,b\n1\n1,2,3\n",
+    "time_s\nnan\n",
+    "time_s\ninf\n",
+    "time_s,rows\n1,1e9\n",
+    '"time_s\n1\n',
+    "time_s,model\n1,m,rest,of,it\n,,,,\n",
+)
+
+
 def test_traces_are_csv_or_json_lines(tmp_path: Path) -> None:
     text = SMALL.replace("rate = 10", "arrivals = 'trace'\ntrace = 'trace.csv'")
     (tmp_path / "trace.csv").write_text("time_s,model,rows,stream\n2.5,m,3,b\n1.5,,,a\n1,other,1,a\n")
@@ -95,9 +106,11 @@ def test_traces_are_csv_or_json_lines(tmp_path: Path) -> None:
     lines = [{"time_s": 1.5, "stream": "a"}, {"time_s": 2.5, "model": "m", "rows": 3, "stream": "b"}]
     (tmp_path / "trace.jsonl").write_text("\n".join(map(json.dumps, lines)))
     assert build(text.replace(".csv", ".jsonl"), tmp_path).traces["t"] == expected
-    for bad in ("time_s\nsoon\n", "rows\n1\n", "time_s\n-1\n", "time_s,rows\n1,99\n"):
+    for bad in ("time_s\nsoon\n", "rows\n1\n", "time_s\n-1\n", "time_s,rows\n1,99\n", *BAD_TRACES):
         (tmp_path / "trace.csv").write_text(bad)
         assert "trace" in problems(text, tmp_path)
+    (tmp_path / "trace.jsonl").write_text("[" * 100_000)
+    assert "trace.jsonl" in problems(text.replace(".csv", ".jsonl"), tmp_path)
 
 
 def test_costs_come_from_a_file_a_table_or_a_line(tmp_path: Path) -> None:

@@ -59,6 +59,8 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     document, sweeps, folder = files.load(arguments.file, arguments.settings)
+    if arguments.picture:
+        picture.prepare(arguments.picture)
     if not sweeps:
         outcome = simulate(files.build(document, folder))
         found = report.document(outcome)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -80,8 +81,8 @@ def _document(path: Path) -> Document:
     text = _text(path)
     try:
         document = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except ValueError as error:
-        raise ConfigError([f"{path.name}: it cannot be read as {path.suffix[1:] or 'TOML'}: {error}"]) from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError([f"{path.name}: it is no {'JSON' if path.suffix == '.json' else 'TOML'}: {error}"]) from error
     if not isinstance(document, dict):
         raise ConfigError([f"{path.name}: got a {type(document).__name__}, expected sections"])
     return document
@@ -204,13 +205,15 @@ def _trace(path: Path, model: str, problems: list[str]) -> list[Arrival]:
             for row in rows
             if (row.get("model") or model) == model
         ]
-    except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, csv.Error) as error:
         problems.append(
             f"{path.name}: expected a number `time_s` in every line, and perhaps `model`, `rows`, `stream`; {error!r}"
         )
         return []
-    if any(arrival.at < 0 or arrival.rows < 0 for arrival in arrivals):
-        problems.append(f"{path.name}: expected no negative `time_s` or `rows`")
+    if not arrivals:
+        problems.append(f"{path.name}: got no line of the model {model!r}, expected some, each with a number `time_s`")
+    if not all(0 <= arrival.at < math.inf and arrival.rows >= 0 for arrival in arrivals):
+        problems.append(f"{path.name}: expected seconds in `time_s` and no negative numbers")
     return sorted(arrivals, key=lambda arrival: arrival.at)
 
 

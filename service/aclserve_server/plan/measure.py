@@ -22,6 +22,7 @@ from aclserve.v1 import model_pb2, model_pb2_grpc
 from aclserve_server.kserve import inference_pb2, inference_pb2_grpc
 
 CALL_S = 60.0
+CONNECT_S = 5.0
 STOP_S = 60.0
 
 
@@ -56,13 +57,17 @@ def measure(model: str, access: Access, repeats: int, options: Sequence[str] = (
 
 def _measure(model: str, access: Access, repeats: int) -> dict[str, Any]:
     try:
+        metadata = _metadata(access)
         with _channel(access) as channel:
-            return _Measurement(channel, model, _metadata(access)).run(repeats)
+            _connect(channel, access)
+            return _Measurement(channel, model, metadata).run(repeats)
     except grpc.RpcError as error:
         code, told = error.code(), error.details()
         raise MeasureError(f"the server answers {code.name}: {told}") from error
     except OSError as error:
         raise MeasureError(f"{error.filename}: {error.strerror}; name a file that can be read") from error
+    except UnicodeDecodeError as error:
+        raise MeasureError(f"{access.token_file}: it is not UTF-8 text; name the file of a token") from error
 
 
 class _Measurement:
@@ -125,6 +130,17 @@ def _channel(access: Access) -> grpc.Channel:
     if access.tls_ca is None:
         return grpc.insecure_channel(access.address)
     return grpc.secure_channel(access.address, grpc.ssl_channel_credentials(access.tls_ca.read_bytes()))
+
+
+def _connect(channel: grpc.Channel, access: Access) -> None:
+    """Waits for the connection, since calls wait for a server that is busy."""
+    try:
+        grpc.channel_ready_future(channel).result(CONNECT_S)
+    except grpc.FutureTimeoutError as error:
+        way = "without TLS" if access.tls_ca is None else f"with the authorities of {access.tls_ca}"
+        raise MeasureError(
+            f"no server answers at {access.address} {way} within {CONNECT_S:g} s; expected HOST:PORT of one that runs"
+        ) from error
 
 
 def _metadata(access: Access) -> list[tuple[str, str]]:

@@ -14,9 +14,24 @@ from aclserve_server.plan.sources import BINS
 MOST_BARS = 64
 
 
+def prepare(path: Path) -> None:
+    """Makes the picture's folder; ConfigError where it could not be drawn or written, before anything is simulated."""
+    kinds = sorted(_canvas().get_supported_filetypes())
+    if path.suffix.removeprefix(".").lower() not in kinds:
+        raise ConfigError(
+            [f"--picture: got {path.name!r}, expected a name that ends in .png, or in .{', .'.join(kinds)}"]
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab"):
+            pass
+    except OSError as error:
+        raise ConfigError([f"--picture: got {str(path)!r}, which cannot be written: {error.strerror}"]) from error
+
+
 def draw(path: Path, outcome: Outcome, title: str) -> None:
     """A run: answers and losses over time, latencies, and how busy devices, event loops and proxies are."""
-    figure = _figure(path, title)
+    figure = _figure(title)
     over_time, latency, busy = figure.subplots(3, 1)
     width = outcome.seconds / BINS
     middles = [outcome.plan.run.warmup_s + (at + 0.5) * width for at in range(BINS)]
@@ -47,7 +62,7 @@ def draw(path: Path, outcome: Outcome, title: str) -> None:
 
 def draw_sweep(path: Path, title: str, key: str, found: Sequence[tuple[object, Document]]) -> None:
     """A sweep: what is answered, the latencies, and how busy things are, by the value of its key."""
-    figure = _figure(path, title)
+    figure = _figure(title)
     answered, latency, busy = figure.subplots(3, 1)
     names = [str(value) for value, _ in found]
     places = range(len(names))
@@ -71,16 +86,20 @@ def draw_sweep(path: Path, title: str, key: str, found: Sequence[tuple[object, D
     _save(figure, path)
 
 
-def _figure(path: Path, title: str) -> Any:
+def _canvas() -> Any:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
     except ImportError as error:
-        raise ConfigError(
-            [f"--picture: got {path.name!r}, but matplotlib is not installed: pip install 'aclserve[plan]'"]
-        ) from error
+        raise ConfigError(["--picture: matplotlib is not installed: pip install 'aclserve[plan]'"]) from error
+    return FigureCanvasAgg
+
+
+def _figure(title: str) -> Any:
+    canvas = _canvas()
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(10, 10), layout="constrained")
-    FigureCanvasAgg(figure)
+    canvas(figure)
     figure.suptitle(title)
     return figure
 
@@ -95,5 +114,4 @@ def _name(axes: Any, below: str, beside: str, title: str) -> None:
 
 
 def _save(figure: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
