@@ -10,7 +10,7 @@ from pathlib import Path
 
 from grpc import ChannelCredentials
 
-from aclserve.errors import AclserveError
+from aclserve.errors import AclserveError, InvalidArgument
 from aclserve_client import cli_commands as commands
 from aclserve_client import cli_doctor, cli_top, cli_video
 from aclserve_client.cli_inputs import add_shared_memory, shared_memory_mode
@@ -48,18 +48,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     output = Output(as_json=arguments.json)
-    options = Options(
-        timeout=arguments.timeout,
-        shared_memory=shared_memory_mode(arguments),
-        credentials=_credentials(arguments),
-        token=_token(arguments),
-    )
-    with Client(arguments.address, options) as client:
+    with _client(arguments) as client:
         report = arguments.command(client, arguments, output)
     if report is not None:
         output.report(report)
     sys.stdout.flush()
     return 0 if report is None or report.ok else 1
+
+
+def _client(arguments: argparse.Namespace) -> Client:
+    try:
+        options = Options(
+            timeout=arguments.timeout,
+            shared_memory=shared_memory_mode(arguments),
+            credentials=_credentials(arguments),
+            token=_token(arguments),
+        )
+        return Client(arguments.address, options)
+    except InvalidArgument as error:
+        raise UsageError(error.message) from error
 
 
 def _credentials(arguments: argparse.Namespace) -> ChannelCredentials | None:
@@ -73,7 +80,10 @@ def _token(arguments: argparse.Namespace) -> str:
     try:
         token: str = arguments.token_file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--token-file: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UsageError(
+            f"--token-file: got {str(arguments.token_file)!r}, which cannot be read: {why}; name the file of a token"
+        ) from error
     return token
 
 

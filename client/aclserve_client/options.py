@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,11 @@ from aclserve.errors import InvalidArgument
 from aclserve_client.retries import ServiceConfig
 
 DEFAULT_ADDRESS = "127.0.0.1:8001"
+
+SCHEMES = ("unix:", "unix-abstract:", "vsock:", "dns:", "ipv4:", "ipv6:", "xds:")
+"""What begins a target of gRPC that is no plain host:port."""
+
+_HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\[\]:/\s]+):\d{1,5}")
 
 
 class Default(Enum):
@@ -153,7 +159,10 @@ def tls(
     try:
         roots, own_key, own = (None if path is None else Path(path).read_bytes() for path in (ca, key, cert))
     except OSError as error:
-        raise InvalidArgument(f"a file of TLS cannot be read: {error}", reason="OPTIONS_INVALID") from error
+        raise InvalidArgument(
+            f"a file of TLS cannot be read: {error.filename}: {error.strerror}; name a file in PEM",
+            reason="OPTIONS_INVALID",
+        ) from error
     return grpc.ssl_channel_credentials(roots, own_key, own)
 
 
@@ -171,13 +180,20 @@ def is_local(address: str) -> bool:
 def addresses_of(address: str | Iterable[str]) -> tuple[str, ...]:
     """The addresses in "host:port,host:port" or in several texts, each once. A path of unix: has no commas in it.
 
-    Raises `InvalidArgument`, reason ADDRESS_INVALID, when there is none.
+    Another of gRPC's own, such as dns:///host:port, goes as well. Raises `InvalidArgument`, reason ADDRESS_INVALID,
+    when there is none, or one lacks its port.
     """
     texts = [address] if isinstance(address, str) else address
     found = dict.fromkeys(part.strip() for text in texts for part in text.split(","))
     found.pop("", None)
     if not found:
         raise InvalidArgument("no address; say host:port or unix:path, or several of them", reason="ADDRESS_INVALID")
+    for one in found:
+        if not one.startswith(SCHEMES) and not _HOST_PORT.fullmatch(one):
+            raise InvalidArgument(
+                f"got the address {one!r}, expected host:port (of IPv6 [host]:port) or unix:path",
+                reason="ADDRESS_INVALID",
+            )
     return tuple(found)
 
 

@@ -70,7 +70,7 @@ class ServiceConfig:
 
     def __init__(self, text: str) -> None:
         """`text` is JSON, or "" for nothing. Raises `InvalidArgument`, reason OPTIONS_INVALID."""
-        self._policies: dict[str, Policy] = {}
+        self._policies: dict[str, Policy | None] = {}
         self._throttling: tuple[float, float] | None = None
         try:
             self._read(json.loads(text) if text else {})
@@ -83,7 +83,9 @@ class ServiceConfig:
             ) from error
 
     def policy(self, path: str) -> Policy | None:
-        """What it says of a method, by "/service/method": its own entry, its service's or all methods'."""
+        """What it says of a method, by "/service/method": its own entry, its service's or all methods'. None where
+        there is no entry, or the one that counts has no `retryPolicy`.
+        """
         service = path[: path.rindex("/") + 1]
         for name in (path, service, ""):
             if name in self._policies:
@@ -96,7 +98,7 @@ class ServiceConfig:
 
     def _read(self, config: Mapping[str, Any]) -> None:
         for method in config.get("methodConfig", ()):
-            policy = _policy(method["retryPolicy"]) if "retryPolicy" in method else NEVER
+            policy = _policy(method["retryPolicy"]) if "retryPolicy" in method else None
             for name in method["name"]:
                 service = name.get("service", "")
                 self._policies[f"/{service}/{name.get('method', '')}" if service else ""] = policy
@@ -116,7 +118,8 @@ def _policy(given: Mapping[str, Any]) -> Policy:
         float(given["backoffMultiplier"]),
         frozenset(_CODES[str(code).upper()] for code in given["retryableStatusCodes"]),
     )
-    if policy.attempts < 2 or not policy.codes or min(policy.initial_backoff, policy.multiplier) <= 0:
+    least = min(policy.initial_backoff, policy.max_backoff, policy.multiplier)
+    if policy.attempts < 2 or not policy.codes or least <= 0:
         raise ValueError("retryPolicy needs 2 or more attempts, a code, and numbers above 0")
     return policy
 

@@ -66,9 +66,9 @@ def test_the_command_line_reads_a_token(
     (tmp_path / "token").write_text("secret\n")
     remote = ["--address", "10.0.0.1:1", "devices"]
     assert main(["--token-file", str(tmp_path / "none"), *remote]) == 2
-    assert main(["--token-file", str(tmp_path / "token"), *remote]) == 1
+    assert main(["--token-file", str(tmp_path / "token"), *remote]) == 2
     monkeypatch.setenv("ACLSERVE_TOKEN", "secret")
-    assert main(remote) == 1
+    assert main(remote) == 2
     shown = capsys.readouterr().err
-    assert shown.count("TOKEN_NEEDS_TLS") == 2
+    assert shown.count("use TLS") == 2
     assert "secret" not in shown

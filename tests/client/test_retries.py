@@ -81,7 +81,7 @@ def test_the_most_special_name_counts():
     )
     found = ServiceConfig(text)
     assert found.policy(INFO).attempts == 3
-    assert found.policy("/s/M") == found.policy("/aclserve.v1.DeviceService/ListDevices") == NEVER
+    assert found.policy("/s/M") is found.policy("/aclserve.v1.DeviceService/ListDevices") is None
     assert found.policy("/s/N").attempts == 2
     assert ServiceConfig("").policy(INFO) is None
     assert ServiceConfig(config(maxAttempts=50)).policy(INFO).attempts == 5
@@ -94,6 +94,7 @@ def test_the_most_special_name_counts():
         "[]",
         config(maxAttempts=1),
         config(initialBackoff="1"),
+        config(maxBackoff="0s"),
         config(backoffMultiplier=0),
         config(retryableStatusCodes=[]),
         config(retryableStatusCodes=["NONE_SUCH"]),
