@@ -33,6 +33,7 @@ _log = logging.getLogger(__name__)
 _TIMED_OUT = frozenset({507012, 100036})
 _NOT_SUBSCRIBED = frozenset({107012, 100035})
 _BETWEEN_SUBSCRIPTIONS_S = 0.001
+_AFTER_ERROR_S = 0.1
 _NO_BLOCK = aclrtCallbackBlockType.ACL_CALLBACK_NO_BLOCK
 
 Callback = Callable[[], None]
@@ -41,11 +42,11 @@ Callback = Callable[[], None]
 class ReportThread(Owned):
     """Runs callbacks behind the work of any number of streams of one device.
 
-    `poll_ms` is how long one wait in AscendCL lasts, and so the longest `close` waits for it. `drain_s` bounds the
-    wait of `unsubscribe` for callbacks under way.
+    `poll_ms` is how long one wait in AscendCL lasts: the longest that `close` waits for it, and how often an idle
+    device wakes the processor. `drain_s` bounds the wait of `unsubscribe` for callbacks under way.
     """
 
-    def __init__(self, device: Device, poll_ms: int = 100, drain_s: float = 5.0) -> None:
+    def __init__(self, device: Device, poll_ms: int = 1000, drain_s: float = 5.0) -> None:
         super().__init__("report thread")
         self.device = device
         self._poll_ms = poll_ms
@@ -187,4 +188,4 @@ class ReportThread(Owned):
         else:
             _log.error("aclrtProcessReport answered %d (%s)", code, lookup(code).name)
             self.device.loss.note(AclError("aclrtProcessReport", code))
-            self._stopping.wait(self._poll_ms / 1000)
+            self._stopping.wait(_AFTER_ERROR_S)
