@@ -105,8 +105,10 @@ class Peer(NamedTuple):
 
 
 @contextmanager
-def started(harness: Any, peers: Sequence[str], tools: Path) -> Iterator[dict[str, Peer]]:
-    """Peers as the harness starts them, by name."""
+def started(
+    harness: Any, peers: Sequence[str], tools: Path, models: Sequence[str] = ("identity_fp32", "identity_u8")
+) -> Iterator[dict[str, Peer]]:
+    """Peers as the harness starts them, by name, once they serve these models."""
     found: dict[str, Peer] = {}
     with tempfile.TemporaryDirectory() as work, ExitStack() as undo:
         for number, name in enumerate(peers):
@@ -119,8 +121,7 @@ def started(harness: Any, peers: Sequence[str], tools: Path) -> Iterator[dict[st
             process = subprocess.Popen([python, *argv], stdout=log, stderr=log, start_new_session=True, cwd=work)
             undo.callback(harness.stop, process)
             found[name] = Peer(f"127.0.0.1:{port}", process.pid)
-            models = ["identity_fp32", "identity_u8"]
-            if not harness.ready(found[name].address, models, time.time() + 90, process):
+            if not harness.ready(found[name].address, list(models), time.time() + 90, process):
                 raise RuntimeError(f"{name} did not start")
         yield found
 

@@ -1,8 +1,8 @@
-"""What packing is worth: server CPU for an item of 64 bytes on the native stream, several in a message, beside Triton's
-C++ front end on its own stream, in interleaved rounds.
+"""What packing is worth: items of the native stream, several in a message, beside Triton's own stream, which takes one,
+in interleaved rounds: 64 bytes beside its C++ identity backend, and a small CNN beside its Python backend.
 
-`make bench-peers` runs this in the harness's client environment. The harness's load generator drives the peer, which
-takes one item a message; `bench/load.py` drives ours, with the interpreter that `--python` names.
+`make bench-peers` runs this in the harness's client environment. The harness's load generator drives the peers, and
+`bench/load.py` drives ours, with the interpreter that `--python` names.
 """
 
 from __future__ import annotations
@@ -13,20 +13,42 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.open_loop import Peer, started
 
-PEER = "triton-native"
-PACKS = (1, 8, 16)
-STREAMS, WINDOW = 8, 4
+
+@dataclass(frozen=True)
+class Case:
+    """A peer with its model, and ours with the numbers of items in a message; all with as many streams and items in
+    flight (ours has as many messages).
+    """
+
+    peer: str
+    their_model: str
+    their_shape: str
+    our_model: str
+    packs: tuple[int, ...]
+    streams: int
+    window: int
 
 
-def ours(loadgen: Any, server: Peer, python: str, pack: int, seconds: float) -> float:
-    """CPU seconds of our server per 1000 items."""
-    command = [python, str(Path(__file__).with_name("load.py")), server.address, "identity", "--mode", "stream"]
-    command += ["--streams", str(STREAMS), "--window", str(WINDOW), "--pack", str(pack), "--seconds", str(seconds)]
+CASES = {
+    "64 B": Case("triton-native", "identity_fp32", "1,16", "identity", (1, 8, 16), 8, 4),
+    "small CNN": Case("triton-python", "cnn_small", "1,3,64,64", "cnn_small", (1, 8), 8, 8),
+}
+
+Found = dict[str, float]
+"""CPU seconds of a server per 1000 items, and items per second."""
+
+
+def ours(loadgen: Any, server: Peer, python: str, case: Case, pack: int, seconds: float) -> Found:
+    """What our server makes of it."""
+    command = [python, str(Path(__file__).with_name("load.py")), server.address, case.our_model, "--mode", "stream"]
+    command += ["--streams", str(case.streams), "--window", str(case.window), "--pack", str(pack)]
+    command += ["--seconds", str(seconds)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as load:
         assert load.stdout is not None
         window = json.loads(load.stdout.readline())
@@ -37,19 +59,20 @@ def ours(loadgen: Any, server: Peer, python: str, pack: int, seconds: float) -> 
         report = json.loads(load.stdout.read())
     if load.returncode or report["errors"]:
         raise RuntimeError(f"{' '.join(command)} failed: {report}")
-    return float(1e3 * cpu / report["items"])
+    return {"cpu": 1e3 * cpu / report["items"], "rate": report["items"] / seconds}
 
 
-def theirs(loadgen: Any, server: Peer, harness: str, seconds: float) -> float:
-    """CPU seconds of a peer's processes per 1000 requests."""
+def theirs(server: Peer, harness: str, case: Case, seconds: float) -> Found:
+    """What a peer makes of it, with all its processes."""
     command = [sys.executable, f"{harness}/loadgen.py", "--target", server.address, "--mode", "stream"]
-    command += ["--model", "identity_fp32", "--concurrency", str(STREAMS), "--inflight", str(WINDOW)]
+    command += ["--model", case.their_model, "--shape", case.their_shape]
+    command += ["--concurrency", str(case.streams), "--inflight", str(case.window)]
     command += ["--seconds", str(seconds), "--server-pid", str(server.pid)]
     output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
     report = json.loads(output.stdout.splitlines()[-1])
     if report["errors"] or not report["server_cpu_s_per_1000"]:
-        raise RuntimeError(f"{PEER} does not answer: {report['error']}")
-    return float(report["server_cpu_s_per_1000"])
+        raise RuntimeError(f"{case.peer} does not answer: {report['error']}")
+    return {"cpu": float(report["server_cpu_s_per_1000"]), "rate": float(report["rps"])}
 
 
 def main() -> None:
@@ -59,6 +82,7 @@ def main() -> None:
     parser.add_argument("--python", required=True, help="the interpreter that our client is installed for")
     parser.add_argument("--harness", required=True)
     parser.add_argument("--tools", type=Path, required=True, help="folder of venvs, models and native")
+    parser.add_argument("--peers", type=lambda text: text.split(","), required=True)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--out", type=Path, required=True)
@@ -66,14 +90,21 @@ def main() -> None:
     sys.path.insert(0, arguments.harness)
     loadgen, harness = importlib.import_module("loadgen"), importlib.import_module("run")
     server = Peer(arguments.address, arguments.pid)
-    rounds: list[dict[str, float]] = []
-    with started(harness, [PEER], arguments.tools) as peers:
-        for number in range(arguments.rounds):
-            print(f"packed: round {number + 1} of {arguments.rounds}", file=sys.stderr)
-            found = {PEER: theirs(loadgen, peers[PEER], arguments.harness, arguments.seconds)}
-            found |= {str(pack): ours(loadgen, server, arguments.python, pack, arguments.seconds) for pack in PACKS}
-            rounds.append(found)
-    arguments.out.write_text(json.dumps(rounds))
+    found: dict[str, list[dict[str, Found]]] = {}
+    for name, case in CASES.items():
+        if case.peer not in arguments.peers:
+            continue
+        found[name] = []
+        with started(harness, [case.peer], arguments.tools, [case.their_model]) as peers:
+            for number in range(arguments.rounds):
+                print(f"packed, {name}: round {number + 1} of {arguments.rounds}", file=sys.stderr)
+                of_peer = theirs(peers[case.peer], arguments.harness, case, arguments.seconds)
+                of_ours = {
+                    str(pack): ours(loadgen, server, arguments.python, case, pack, arguments.seconds)
+                    for pack in case.packs
+                }
+                found[name].append({case.peer: of_peer, **of_ours})
+    arguments.out.write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -47,6 +47,9 @@ CASES = (
 )
 OPTIONS = ("--max-message-bytes", "128MiB")
 
+Packed = dict[str, list[dict[str, dict[str, float]]]]
+"""By case, the rounds: what packed.py found of the peer, which comes first, and of ours by items in a message."""
+
 
 def prepare(peers: Sequence[str]) -> None:
     """Installs what is missing, and makes models and the native identity backend."""
@@ -91,24 +94,28 @@ def open_loop(server: Serving, arguments: argparse.Namespace, out: Path) -> dict
     return report
 
 
-def packed(server: Serving, arguments: argparse.Namespace, out: Path) -> list[dict[str, float]]:
-    """Items of the native stream, several in a message, beside Triton's C++ stream; see packed.py."""
+def packed(server: Serving, arguments: argparse.Namespace, out: Path) -> Packed:
+    """Items of the native stream, several in a message, beside Triton's own streams; see packed.py."""
     command = [str(TOOLS / "venvs" / "client" / "bin" / "python"), "-m", "bench.packed", server.address]
     command += ["--pid", str(server.pid), "--python", sys.executable, "--harness", str(HARNESS), "--tools", str(TOOLS)]
+    command += ["--peers", ",".join(arguments.peers)]
     subprocess.run([*command, "--rounds", str(arguments.rounds), "--out", str(out)], check=True, cwd=ROOT)
-    report: list[dict[str, float]] = json.loads(out.read_text())
+    report: Packed = json.loads(out.read_text())
     return report
 
 
-def packs(rounds: Sequence[dict[str, float]]) -> str:
-    """What an item costs by how many are in a message, and how much less that is than a request on Triton's stream."""
-    peer = "triton-native"
+def packs(report: Packed) -> str:
+    """What an item costs by how many are in a message, and what that is to a request on the peer's stream."""
     rows = []
-    for pack in sorted((name for name in rounds[0] if name != peer), key=int):
-        cost = statistics.median(found[pack] for found in rounds)
-        share = statistics.median(found[peer] / found[pack] for found in rounds)
-        rows.append([f"64 B, native stream, {pack} a message", f"{cost:.4f}", f"{share:.1f} times less"])
-    return table(["", "CPU-s/1000", f"than {peer}'s stream"], rows)
+    for case, rounds in report.items():
+        peer = next(iter(rounds[0]))
+        for pack in list(rounds[0])[1:]:
+            cost, rate = (statistics.median(found[pack][key] for found in rounds) for key in ("cpu", "rate"))
+            less = statistics.median(found[peer]["cpu"] / found[pack]["cpu"] for found in rounds)
+            faster = statistics.median(found[pack]["rate"] / found[peer]["rate"] for found in rounds)
+            cells = [f"{cost:.4f}", f"{rate:.0f}", f"{less:.1f} times less", f"{faster:.2f} times"]
+            rows.append([f"{case}, {pack} a message", *cells, peer])
+    return table(["native stream", "CPU-s/1000", "items/s", "CPU", "items/s", "than a request of"], rows)
 
 
 def latencies(report: dict[str, Any], peers: Sequence[str]) -> str:
@@ -165,17 +172,15 @@ def main() -> int:
     with serving(TOOLS / "repository", *OPTIONS) as server:
         report = run(server, arguments, (arguments.out / "peers.json").resolve())
         fixed_rate = open_loop(server, arguments, (arguments.out / "open_loop.json").resolve())
-    if "triton-native" in arguments.peers:
-        with serving(build(arguments.out / "models"), *OPTIONS) as server:
-            items = packed(server, arguments, (arguments.out / "packed.json").resolve())
+    with serving(build(arguments.out / "models"), *OPTIONS) as server:
+        items = packed(server, arguments, (arguments.out / "packed.json").resolve())
     print(machine())
     print(f"medians of {arguments.rounds} rounds; ratios of server CPU per request\n")
     print(summary(report, arguments.peers))
     print(f"\np99 latency at half the slowest server's peak; medians of {arguments.rounds} rounds\n")
     print(latencies(fixed_rate, arguments.peers))
-    if "triton-native" in arguments.peers:
-        print(f"\nitems of the native stream; medians of {arguments.rounds} rounds\n")
-        print(packs(items))
+    print(f"\nitems of the native stream; medians of {arguments.rounds} rounds\n")
+    print(packs(items))
     return 0
 
 
