@@ -102,7 +102,7 @@ demo-video: .venv/installed ## run a model over VIDEO, draw what it finds into o
 bench: .venv/installed ## measure the service against ONNX Runtime alone
 	$(BIN)/python -m bench.run $(ARGS)
 
-bench-peers: .venv/installed ## measure the service beside other servers (needs ../shared/bench, g++ and an hour)
+bench-peers: .venv/installed ## measure the service beside other servers (needs g++, an hour, and a harness that this repository lacks)
 	$(BIN)/python -m bench.peers $(ARGS)
 
 bench-standing: .venv/installed ## measure start, memory and CPU at rest, and growth over a million items

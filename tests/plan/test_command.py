@@ -91,7 +91,7 @@ def test_the_page_s_commands_run(root: Path, tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     for line in block.splitlines():
         program, *arguments = shlex.split(line)
-        assert program == "aclserve"
+        assert program == ".venv/bin/aclserve"
         short = ["--set", "duration_s=0.2"] if arguments[1] == "run" else []
         assert main([*arguments, *short]) == 0, line
     assert (tmp_path / "out" / "policies.png").exists()
