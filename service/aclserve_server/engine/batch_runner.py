@@ -139,14 +139,14 @@ class BatchRunner(Runner):
         self._pump_scheduled = False
         now = perf_counter()
         self._expire(now)
-        while self._free:
-            slot = min(self._free, key=self._load)
+        while self._free and self._queue.rows:
+            slot = min(self._free, key=self._load) if len(self._loads) > 1 else self._free[0]
             if not self._queue.ready(now, idle=not self._load(slot)):
                 break
             self._free.remove(slot)
             self._dispatch(slot, now)
             self._let_in()
-        self._call_again(now, idle=any(not self._load(slot) for slot in self._free))
+        self._call_again(now, idle=self._queue.rows > 0 and any(not self._load(slot) for slot in self._free))
         self._check_drained()
 
     def _busy_s(self, now: float) -> float:

@@ -218,17 +218,21 @@ class BatchQueue(Generic[T]):
             times.append(self._due())
         return min(times, default=None)
 
-    def predicted_wait(self, ticket: T, busy_s: float, lanes: int = 1) -> float | None:
+    def predicted_wait(self, ticket: T, busy_s: float, lanes: int = 1, enough: float = 0.0) -> float | None:
         """How long a ticket, if added now, will wait for its execution, by what was learned; None if nothing was.
 
         `busy_s` is how long the device is expected to be busy with what it has, `lanes` how many batches it executes
-        at a time. The wait for company is not counted.
+        at a time. The wait for company is not counted. Where all that waits may go before the ticket and it would still
+        wait for `enough` seconds at the most, that longer time is the answer: who goes first need not be found out.
         """
         mean_rows = self.rows / self.items if self.items else ticket.rows
         capacity = min(self.max_rows, self.max_items * mean_rows)
         cost = self.costs.of(math.ceil(capacity))
         if cost is None:
             return None
+        longest = busy_s + (self.rows // capacity + 1) * cost / lanes
+        if longest <= enough:
+            return longest
         before = sum(level.rows for level in self._levels[ticket.priority + 1 :])
         before += self._levels[ticket.priority].rows_before(ticket)
         batches, beside = divmod(before, capacity)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
 _SMOOTHING = 0.2
@@ -27,6 +28,8 @@ class GearCosts:
         one, scaled by rows. None before the first execution.
         """
         gear = self.gear_for(rows)
+        if (seconds := self._seconds.get(gear)) is not None:
+            return seconds
         for known in self.gears:
             if known >= gear and known in self._seconds:
                 return self._seconds[known]
@@ -37,11 +40,11 @@ class GearCosts:
 
     def gear_for(self, rows: int) -> int:
         """The smallest gear that fits; the largest where none does."""
-        return next((gear for gear in self.gears if gear >= rows), self.gears[-1])
+        return self.gears[min(bisect_left(self.gears, rows), len(self.gears) - 1)]
 
     def next_gear(self, rows: int) -> int:
         """The smallest gear above `rows`; the largest where there is none."""
-        return next((gear for gear in self.gears if gear > rows), self.gears[-1])
+        return self.gears[min(bisect_right(self.gears, rows), len(self.gears) - 1)]
 
 
 class ArrivalRate:

@@ -38,6 +38,7 @@ class Runner:
         self.account = Account(observe)
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = 0.0
         self._pump_scheduled = False
         self._parking = Parking(self._loop, self._over)
         self._busy_until = 0.0
@@ -236,21 +237,28 @@ class Runner:
         raise NotImplementedError
 
     def _call_again(self, now: float, *, idle: bool) -> None:
-        """Arms the timer for the queue's next change by time."""
+        """Arms the timer for the queue's next change by time. One that rings earlier is left: then it is armed anew."""
+        wakeup = self._queue.next_wakeup(idle=idle)
         if self._timer is not None:
+            if wakeup is not None and self._rings_at <= wakeup:
+                return
             self._timer.cancel()
             self._timer = None
-        wakeup = self._queue.next_wakeup(idle=idle)
         if wakeup is not None:
-            self._timer = self._loop.call_later(max(wakeup - now, 0.0), self._pump)
+            self._timer = self._loop.call_later(max(wakeup - now, 0.0), self._ring)
+            self._rings_at = wakeup
+
+    def _ring(self) -> None:
+        self._timer = None
+        self._pump()
 
     def _refuse_if_hopeless(self, ticket: Ticket) -> None:
         """Refuses an item at once whose deadline will pass before its turn comes, by what was learned."""
         if not ticket.rows:
             return
         assert ticket.deadline is not None
-        wait = self._queue.predicted_wait(ticket, self._busy_s(ticket.received), self._lane_count())
         allowed = ticket.deadline - ticket.received
+        wait = self._queue.predicted_wait(ticket, self._busy_s(ticket.received), self._lane_count(), allowed)
         if wait is not None and wait > allowed:
             raise DeadlineExceeded(
                 f"the item would wait about {wait * 1e3:.0f} ms for its execution, its deadline allows "
