@@ -1,5 +1,6 @@
-"""What packing is worth: items of the native stream, several in a message, beside Triton's own stream, which takes one,
-in interleaved rounds: 64 bytes beside its C++ identity backend, and a small CNN beside its Python backend.
+"""What packing is worth: items of the native stream, several in a message, beside Triton, which takes one, in
+interleaved rounds: 64 bytes beside streams to its C++ identity backend, and a small CNN beside its Python backend with
+as many unary calls at once as ours has items of one message in flight. (On its streams it ends under that load.)
 
 `make bench-peers` runs this in the harness's client environment. The harness's load generator drives the peers, and
 `bench/load.py` drives ours, with the interpreter that `--python` names.
@@ -22,22 +23,41 @@ from bench.open_loop import Peer, started
 
 @dataclass(frozen=True)
 class Case:
-    """A peer with its model, and ours with the numbers of items in a message; all with as many streams and items in
-    flight (ours has as many messages).
+    """A peer with its model and load, and ours with its streams, the messages in flight on each, and the numbers of
+    items in a message.
     """
 
     peer: str
     their_model: str
     their_shape: str
+    their_load: tuple[str, ...]
     our_model: str
-    packs: tuple[int, ...]
     streams: int
     window: int
+    packs: tuple[int, ...]
 
 
 CASES = {
-    "64 B": Case("triton-native", "identity_fp32", "1,16", "identity", (1, 8, 16), 8, 4),
-    "small CNN": Case("triton-python", "cnn_small", "1,3,64,64", "cnn_small", (1, 8), 8, 8),
+    "64 B": Case(
+        "triton-native",
+        "identity_fp32",
+        "1,16",
+        ("--mode", "stream", "--concurrency", "8", "--inflight", "4"),
+        "identity",
+        8,
+        4,
+        (1, 8, 16),
+    ),
+    "small CNN": Case(
+        "triton-python",
+        "cnn_small",
+        "1,3,64,64",
+        ("--mode", "unary", "--concurrency", "64"),
+        "cnn_small",
+        8,
+        8,
+        (1, 8),
+    ),
 }
 
 Found = dict[str, float]
@@ -64,9 +84,8 @@ def ours(loadgen: Any, server: Peer, python: str, case: Case, pack: int, seconds
 
 def theirs(server: Peer, harness: str, case: Case, seconds: float) -> Found:
     """What a peer makes of it, with all its processes."""
-    command = [sys.executable, f"{harness}/loadgen.py", "--target", server.address, "--mode", "stream"]
+    command = [sys.executable, f"{harness}/loadgen.py", "--target", server.address, *case.their_load]
     command += ["--model", case.their_model, "--shape", case.their_shape]
-    command += ["--concurrency", str(case.streams), "--inflight", str(case.window)]
     command += ["--seconds", str(seconds), "--server-pid", str(server.pid)]
     output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
     report = json.loads(output.stdout.splitlines()[-1])
