@@ -172,15 +172,18 @@ def main() -> int:
     with serving(TOOLS / "repository", *OPTIONS) as server:
         report = run(server, arguments, (arguments.out / "peers.json").resolve())
         fixed_rate = open_loop(server, arguments, (arguments.out / "open_loop.json").resolve())
-    with serving(build(arguments.out / "models"), *OPTIONS) as server:
-        items = packed(server, arguments, (arguments.out / "packed.json").resolve())
+    items: Packed = {}
+    if {"triton-native", "triton-python"} & set(arguments.peers):
+        with serving(build(arguments.out / "models"), *OPTIONS) as server:
+            items = packed(server, arguments, (arguments.out / "packed.json").resolve())
     print(machine())
     print(f"medians of {arguments.rounds} rounds; ratios of server CPU per request\n")
     print(summary(report, arguments.peers))
     print(f"\np99 latency at half the slowest server's peak; medians of {arguments.rounds} rounds\n")
     print(latencies(fixed_rate, arguments.peers))
-    print(f"\nitems of the native stream; medians of {arguments.rounds} rounds\n")
-    print(packs(items))
+    if items:
+        print(f"\nitems of the native stream; medians of {arguments.rounds} rounds\n")
+        print(packs(items))
     return 0
 
 

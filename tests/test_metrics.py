@@ -82,6 +82,16 @@ def samples(port: int) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     }
 
 
+def test_closing_does_not_wait_for_the_listening_thread_to_look_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aclserve_server.metrics.http._POLL_S", 3600.0)
+    server = MetricsServer("127.0.0.1", 0, CollectorRegistry(), lambda: True)
+    assert fetch(server.start(), "/healthz")[0] == 200
+    closing = threading.Thread(target=server.close, daemon=True)
+    closing.start()
+    closing.join(60)
+    assert not closing.is_alive()
+
+
 def test_healthz_is_always_fine_and_readyz_asks(port: int, readiness: Readiness) -> None:
     assert fetch(port, "/healthz")[0] == 200
     assert fetch(port, "/readyz")[:2] == (503, b"not ready\n")

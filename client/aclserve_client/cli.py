@@ -66,7 +66,7 @@ def _client(arguments: argparse.Namespace) -> Client:
         )
         return Client(arguments.address, options)
     except InvalidArgument as error:
-        raise UsageError(error.message) from error
+        raise UsageError(f"{error.message} ({error.reason})") from error
 
 
 def _credentials(arguments: argparse.Namespace) -> ChannelCredentials | None:

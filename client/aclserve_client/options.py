@@ -21,7 +21,7 @@ DEFAULT_ADDRESS = "127.0.0.1:8001"
 SCHEMES = ("unix:", "unix-abstract:", "vsock:", "dns:", "ipv4:", "ipv6:", "xds:")
 """What begins a target of gRPC that is no plain host:port."""
 
-_HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\[\]:/\s]+):\d{1,5}")
+_HOST_PORT = re.compile(r"(\[[^\[\]/\s]+\]|[^\[\]:/\s]+):(\d{1,5})")
 
 
 class Default(Enum):
@@ -181,7 +181,7 @@ def addresses_of(address: str | Iterable[str]) -> tuple[str, ...]:
     """The addresses in "host:port,host:port" or in several texts, each once. A path of unix: has no commas in it.
 
     Another of gRPC's own, such as dns:///host:port, goes as well. Raises `InvalidArgument`, reason ADDRESS_INVALID,
-    when there is none, or one lacks its port.
+    when there is none, or a host lacks its port: gRPC's own guess, 443, is seldom meant.
     """
     texts = [address] if isinstance(address, str) else address
     found = dict.fromkeys(part.strip() for text in texts for part in text.split(","))
@@ -189,7 +189,8 @@ def addresses_of(address: str | Iterable[str]) -> tuple[str, ...]:
     if not found:
         raise InvalidArgument("no address; say host:port or unix:path, or several of them", reason="ADDRESS_INVALID")
     for one in found:
-        if not one.startswith(SCHEMES) and not _HOST_PORT.fullmatch(one):
+        plain = _HOST_PORT.fullmatch(one)
+        if not one.startswith(SCHEMES) and (plain is None or int(plain[2]) > 0xFFFF):
             raise InvalidArgument(
                 f"got the address {one!r}, expected host:port (of IPv6 [host]:port) or unix:path",
                 reason="ADDRESS_INVALID",

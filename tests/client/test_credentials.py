@@ -70,5 +70,5 @@ def test_the_command_line_reads_a_token(
     monkeypatch.setenv("ACLSERVE_TOKEN", "secret")
     assert main(remote) == 2
     shown = capsys.readouterr().err
-    assert shown.count("use TLS") == 2
+    assert shown.count("TOKEN_NEEDS_TLS") == 2
     assert "secret" not in shown

@@ -191,9 +191,29 @@ def test_leases_and_buffers_are_refused(server):
 def test_addresses():
     assert addresses_of("a:1, b:2,a:1") == ("a:1", "b:2")
     assert addresses_of(["a:1", "b:2,c:3"]) == ("a:1", "b:2", "c:3")
-    whole = ("unix:/run/a.sock", "unix-abstract:a", "dns:///a.b:1", "[::1]:8001", "10.0.0.1:8001")
+    whole = (
+        "unix:/run/a.sock",
+        "unix-abstract:a",
+        "dns:///a.b:1",
+        "[::1]:8001",
+        "[fe80::1%eth0]:8001",
+        "10.0.0.1:8001",
+    )
     assert addresses_of(",".join(whole)) == whole
-    for wrong in ("", " , ", [], "foo", "a:1,b", "::1", "[::1]", ":8001", "a:port", "http://a:1", "a:123456"):
+    for wrong in (
+        "",
+        " , ",
+        [],
+        "foo",
+        "a:1,b",
+        "::1",
+        "[::1]",
+        ":8001",
+        "a:port",
+        "http://a:1",
+        "a:123456",
+        "a:65536",
+    ):
         with pytest.raises(ac.InvalidArgument) as caught:
             addresses_of(wrong)
         assert caught.value.reason == "ADDRESS_INVALID"

@@ -60,7 +60,7 @@ def all_of(machine: Machine) -> list[Finding]:
         *check_cann(host, ""),
         *check_nodes(host, [0]),
         *check_resources(host, values, emulated=False),
-        *check_ports(host, values),
+        *check_ports(host, values, [0]),
     ]
 
 
@@ -230,12 +230,18 @@ def test_a_device_that_the_process_cannot_use(machine: Machine) -> None:
         check_nodes(machine.host(), [2]),
         "nodes.chosen",
         Level.ERROR,
-        "--device 2 is not among the 2 devices",
+        "--device names 2, and this process may use 2 devices",
         "below 2",
     )
     machine.environ["ASCEND_RT_VISIBLE_DEVICES"] = "1"
     assert "nodes.chosen" not in named(check_nodes(machine.host(), [0]))
-    sees(check_nodes(machine.host(), [1]), "nodes.chosen", Level.ERROR, "among the 1 device that", "below 1")
+    sees(
+        check_nodes(machine.host(), [1]),
+        "nodes.chosen",
+        Level.ERROR,
+        "--device names 1, and this process may use 1 device",
+        "below 1",
+    )
 
 
 def test_boards_and_virtual_devices_have_other_nodes(machine: Machine) -> None:
@@ -293,7 +299,7 @@ def test_ports_are_taken_by_who_listens_there(
     machine: Machine, host: str, address: str, state: str, taken: bool
 ) -> None:
     machine.write("/proc/net/tcp", HEAD + LISTENS.format(address, state, 77))
-    found = list(check_ports(machine.host(), given({"host": host}).values))
+    found = list(check_ports(machine.host(), given({"host": host}).values, [0]))
     if taken:
         sees(found, "ports.port", Level.ERROR, "8001 is taken by another user's process", "ss -ltnp")
     else:
@@ -312,7 +318,7 @@ def test_ports_are_taken_by_who_listens_there(
 )
 def test_ports_of_ipv6(machine: Machine, host: str, address: str, taken: bool) -> None:
     machine.write("/proc/net/tcp6", HEAD + LISTENS.format(f"{address}:1F41", "0A", 77))
-    (finding,) = named(check_ports(machine.host(), given({"host": host}).values))["ports.port"]
+    (finding,) = named(check_ports(machine.host(), given({"host": host}).values, [0]))["ports.port"]
     assert (finding.level is Level.ERROR) == taken
 
 
@@ -327,7 +333,7 @@ def process(machine: Machine, command: str, inode: int = 77) -> None:
 
 def test_who_took_a_port_is_named_on_the_host_only(machine: Machine) -> None:
     process(machine, "/usr/bin/tritonserver --grpc-port 8001")
-    found = list(check_ports(machine.host(), given().values))
+    found = list(check_ports(machine.host(), given().values, [0]))
     sees(found, "ports.port", Level.ERROR, "taken by tritonserver, process 4242", "another port")
     assert not any("4242" in public(finding.text) for finding in found)
 
@@ -335,23 +341,23 @@ def test_who_took_a_port_is_named_on_the_host_only(machine: Machine) -> None:
 @pytest.mark.parametrize("command", ["python -m aclserve_server serve --port 8001", "python /bin/aclserve serve"])
 def test_a_server_of_ours_that_runs_is_no_error(machine: Machine, command: str) -> None:
     process(machine, command)
-    sees(check_ports(machine.host(), given().values), "ports.port", Level.NOTE, "an aclserve listens", "--port 0")
+    sees(check_ports(machine.host(), given().values, [0]), "ports.port", Level.NOTE, "an aclserve listens", "--port 0")
 
 
 def test_port_options(machine: Machine) -> None:
     machine.write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "1024\n")
     values = given({"port": 80, "metrics_port": 0, "health_port": 9000}).values
-    found = named(check_ports(machine.host(), values))
+    found = named(check_ports(machine.host(), values, [0]))
     assert found["ports.port"][0].level is Level.WARNING
     assert found["ports.metrics_port"][0].level is Level.OK
     assert found["ports.health_port"][0].level is Level.OK
     machine.remove("/proc/net/tcp")
-    sees(check_ports(machine.host(), given().values), "ports.port", Level.NOTE, "cannot be told")
+    sees(check_ports(machine.host(), given().values, [0]), "ports.port", Level.NOTE, "cannot be told")
 
 
 def test_the_unix_socket(machine: Machine) -> None:
     def look(path: str) -> Iterable[Finding]:
-        return check_ports(machine.host(), given({"unix_socket": path}).values)
+        return check_ports(machine.host(), given({"unix_socket": path}).values, [0])
 
     folder = machine.root / "run"
     sees(look("/run/a.sock"), "ports.unix_socket", Level.ERROR, "the folder of /run/a.sock is not there", "make it")
@@ -531,11 +537,13 @@ def test_each_of_several_devices_is_asked_and_told_of(machine: Machine) -> None:
         asked.append(device)
         if device == 1:
             return Outcome("aclrtSetDevice", "failed", library="x", count=2, call="aclrtSetDevice", code=507033)
+        if device == 3:
+            return Outcome("starting a process", "failed", text="no more processes")
         memory = (("HBM", 1 << 30, 32 << 30),) if device else (("HBM", 30 << 30, 32 << 30),)
         return Outcome("done", library="x", count=2, soc_name="Ascend310P3", opened=True, memory=memory)
 
     def checkup(**values: object) -> list[Finding]:
-        options = given({"devices": ("0-2",), "worker_port": 9000, "unix_socket": "/run/a.sock", **values})
+        options = given({"devices": ("0-3",), "worker_port": 9000, "unix_socket": "/run/a.sock", **values})
         return list(Checkup("1", machine.host(), options, ask, read_model_config, Certificates).run().findings)
 
     machine.write("/proc/net/tcp", HEAD + LISTENS.format("0100007F:2329", "0A", 77))  # 127.0.0.1:9001
@@ -543,33 +551,53 @@ def test_each_of_several_devices_is_asked_and_told_of(machine: Machine) -> None:
     (machine.root / "run").chmod(0o777)
     machine.write("/run/a.sock.1")
     found = checkup()
-    assert asked == [0, 1, 2]
-    sees(found, "nodes.chosen", Level.ERROR, "--devices 2 is not among the 2 devices", "--devices numbers below 2")
+    assert asked == [0, 1, 2, 3]
+    sees(
+        found,
+        "nodes.chosen",
+        Level.ERROR,
+        "--devices names 2, 3, and this process may use 2 devices",
+        "--devices numbers below 2",
+    )
     sees(found, "device.open", Level.OK, "device 0: the device was opened")
     sees(found, "device.open", Level.ERROR, "device 1: aclrtSetDevice failed with 507033", "npu-smi")
+    sees(found, "library.open", Level.ERROR, "device 3: it cannot be opened: no more processes")
     sees(found, "device.memory", Level.WARNING, "device 2: 1.0 GiB of 32.0 GiB HBM", "--device")
-    assert len(named(found)["library.open"]) == len(named(found)["device.count"]) == 1
+    assert [finding.level for finding in named(found)["library.open"]] == [Level.OK, Level.ERROR]
+    assert len(named(found)["device.count"]) == 1
     levels = [finding.level for finding in named(found)["ports.worker_port"]]
-    assert levels == [Level.OK, Level.ERROR, Level.OK]
+    assert levels == [Level.OK, Level.ERROR, Level.OK, Level.OK]
     sees(found, "ports.worker_port", Level.ERROR, r"port 9001 of device 1 \(--worker-port\) is taken by another")
     sees(found, "ports.unix_socket", Level.ERROR, "/run/a.sock.1 is there already and is no socket")
-    assert [finding.level for finding in named(found)["ports.unix_socket"]] == [Level.OK, Level.ERROR, Level.OK]
+    assert [finding.level for finding in named(found)["ports.unix_socket"]] == [
+        Level.OK,
+        Level.ERROR,
+        Level.OK,
+        Level.OK,
+    ]
     asked.clear()
     checkup(devices=())
     assert asked == [0]
 
 
-def test_a_library_that_does_not_open_is_asked_once(machine: Machine) -> None:
+@pytest.mark.parametrize(
+    ("outcome", "told"),
+    [
+        (Outcome("aclInit", "failed", library="x", call="aclInit", code=100000), "^aclInit failed"),
+        (Outcome("aclrtSetDevice", "hung", library="x"), "^aclrtSetDevice did not come"),
+    ],
+)
+def test_a_library_that_does_not_open_or_hangs_is_asked_once(machine: Machine, outcome: Outcome, told: str) -> None:
     asked: list[int] = []
 
     def ask(device: int) -> Outcome:
         asked.append(device)
-        return Outcome("aclInit", "failed", library="x", call="aclInit", code=100000)
+        return outcome
 
     options = given({"devices": ("0-2",)})
     found = Checkup("1", machine.host(), options, ask, read_model_config, Certificates).run().findings
     assert asked == [0]
-    sees(found, "library.open", Level.ERROR, "^aclInit failed")
+    assert any(f.level is Level.ERROR and re.search(told, local(f.text)) for f in found)
 
 
 def test_options(machine: Machine, tmp_path: Path) -> None:

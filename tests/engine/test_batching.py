@@ -211,6 +211,27 @@ def test_the_predicted_wait_where_every_item_is_an_execution() -> None:
     assert predicted(waiting) == pytest.approx(0.3)
 
 
+@given(
+    st.lists(st.tuples(st.integers(1, 8), st.integers(0, 2), st.integers(0, 3), st.booleans()), max_size=30),
+    st.floats(0, 0.5),
+    st.integers(1, 3),
+    st.floats(0, 1),
+)
+def test_who_goes_first_need_not_be_known_to_tell_that_a_wait_is_short_enough(
+    waiting_ones: list[tuple[int, int, int, bool]], busy_s: float, lanes: int, enough: float
+) -> None:
+    waiting = learned({4: 0.06, 8: 0.1}, max_queue_rows=1000)
+    for number, (rows, priority, stream, hasty) in enumerate(waiting_ones):
+        waiting.add(Ticket(number, rows, 0.0, stream=stream, priority=priority, deadline=9.0 if hasty else None))
+    for priority in range(3):
+        ticket = Ticket(-1, 2, 0.0, stream=1, priority=priority, deadline=5.0)
+        exact = waiting.predicted_wait(ticket, busy_s, lanes)
+        quick = waiting.predicted_wait(ticket, busy_s, lanes, enough)
+        assert exact is not None
+        assert quick is not None
+        assert (quick > enough) == (exact > enough)
+
+
 def test_a_batch_waits_for_company_while_that_pays() -> None:
     waiting = learned({1: 0.1, 8: 0.1}, max_delay=1.0)
     for number in range(3):  # a row each 10 ms: 8 of them in 50 ms more, at the price of one

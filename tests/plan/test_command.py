@@ -68,6 +68,7 @@ def test_pictures_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert [[each["value"] for each in sweep["runs"]] for sweep in runs] == [[10, 20], [10, 20]]
     for name in ("one.png", "two-1.png", "two-2.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "two.png").exists()
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -124,9 +125,12 @@ def test_costs_are_what_a_server_executed(tmp_path: Path) -> None:
         (Access(), 0, [], "has executed nothing"),
         (Access("127.0.0.1:1", token_file=Path("token")), 1, [], "in the clear"),
         (Access("127.0.0.1:1", tls_ca=Path("absent.pem")), 1, [], "absent.pem: No such file"),
-        (Access("127.0.0.1:1"), 1, [], "no server answers at 127.0.0.1:1 without TLS within 5 s"),
+        (Access("127.0.0.1:1"), 1, [], "no server answers at 127.0.0.1:1 without TLS within 0.2 s"),
     ],
 )
-def test_what_cannot_be_measured_is_told(access: Access, repeats: int, options: list[str], told: str) -> None:
+def test_what_cannot_be_measured_is_told(
+    access: Access, repeats: int, options: list[str], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aclserve_server.plan.measure.CONNECT_S", 0.2)
     with pytest.raises(MeasureError, match=told):
         measure("relu", access, repeats, options)

@@ -109,8 +109,9 @@ def test_traces_are_csv_or_json_lines(tmp_path: Path) -> None:
     for bad in ("time_s\nsoon\n", "rows\n1\n", "time_s\n-1\n", "time_s,rows\n1,99\n", *BAD_TRACES):
         (tmp_path / "trace.csv").write_text(bad)
         assert "trace" in problems(text, tmp_path)
-    (tmp_path / "trace.jsonl").write_text("[" * 100_000)
-    assert "trace.jsonl" in problems(text.replace(".csv", ".jsonl"), tmp_path)
+    for bad in ("[" * 100_000, '{"time_s": 1, "rows": 1e999}', f'{{"time_s": 1{"0" * 400}}}'):
+        (tmp_path / "trace.jsonl").write_text(bad)
+        assert "trace.jsonl" in problems(text.replace(".csv", ".jsonl"), tmp_path)
 
 
 def test_costs_come_from_a_file_a_table_or_a_line(tmp_path: Path) -> None:

@@ -179,6 +179,29 @@ os.read({link}, 1000)
     assert asyncio.run(main()) == (0, None, None)
 
 
+def test_a_page_that_the_process_cannot_make_is_none() -> None:
+    program = """
+import os
+os.write({link}, b'{"event": "up"}' + bytes([10]))
+os.read({link}, 1000)
+os.write({link}, b'{"event": "page", "text": null}' + bytes([10]))
+os.read({link}, 1000)
+"""
+
+    async def main() -> tuple[str | None, bool]:
+        up = asyncio.Event()
+        run = Run(0, (sys.executable, "-c", program), lambda message: up.set())
+        running = asyncio.create_task(run.run())
+        await up.wait()
+        page = await run.page(3600.0)
+        still_there = not running.done()
+        run.kill()
+        await running
+        return page, still_there
+
+    assert asyncio.run(main()) == (None, True)
+
+
 def test_a_signal_during_the_start_reaches_the_process() -> None:
     async def main() -> int:
         run = Run(0, (sys.executable, "-c", "import os; os.read({link}, 1)"), lambda message: None)

@@ -42,11 +42,12 @@ Callback = Callable[[], None]
 class ReportThread(Owned):
     """Runs callbacks behind the work of any number of streams of one device.
 
-    `poll_ms` is how long one wait in AscendCL lasts: the longest that `close` waits for it, and how often an idle
-    device wakes the processor. `drain_s` bounds the wait of `unsubscribe` for callbacks under way.
+    `poll_ms` is how long one wait in AscendCL lasts: the longest that `close` waits for it, and perhaps a subscription
+    that follows the end of all others; and how often an idle device wakes the processor. `drain_s` bounds the wait of
+    `unsubscribe` for callbacks under way.
     """
 
-    def __init__(self, device: Device, poll_ms: int = 1000, drain_s: float = 5.0) -> None:
+    def __init__(self, device: Device, poll_ms: int = 500, drain_s: float = 5.0) -> None:
         super().__init__("report thread")
         self.device = device
         self._poll_ms = poll_ms

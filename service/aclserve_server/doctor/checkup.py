@@ -54,7 +54,9 @@ class Checkup:
         else:
             yield from guarded("driver", check_driver(host))
             yield from guarded("cann", check_cann(host, values["acl_library"]))
-            yield from guarded("nodes", check_nodes(host, given.devices))
+            yield from guarded(
+                "nodes", check_nodes(host, given.devices, "--devices" if values["devices"] else "--device")
+            )
         # A search that found nothing has said all there is to say.
         lost = not emulated and isinstance(locate(host, values["acl_library"]), str)
         outcomes = {} if lost else self._ask()
@@ -68,11 +70,12 @@ class Checkup:
             yield from guarded("models", self._models(next((found.soc_name for found in outcomes.values()), "")))
 
     def _ask(self) -> dict[int, Outcome]:
-        """What becomes of each device; of the first alone, where the library does not come so far."""
-        first, *others = self.given.devices
-        outcomes = {first: self.ask_device(first)}
-        if reached(outcomes[first]):
-            outcomes |= {device: self.ask_device(device) for device in others}
+        """What becomes of each device, up to one that the library does not come to, or hangs at."""
+        outcomes: dict[int, Outcome] = {}
+        for device in self.given.devices:
+            outcome = outcomes[device] = self.ask_device(device)
+            if not reached(outcome) or outcome.ended == "hung":
+                break
         return outcomes
 
     def _models(self, soc_name: str) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from aclserve_server.acl.codes import lookup
@@ -53,34 +54,31 @@ def reached(outcome: Outcome) -> bool:
 def check_outcomes(host: Host, outcomes: Mapping[int, Outcome], *, emulated: bool) -> Iterator[Finding]:
     """The library as opened, then each device, by number. Where there are several, the findings say which."""
     for number, (device, outcome) in enumerate(outcomes.items()):
-        told = f"device {device}: " if len(outcomes) > 1 else ""
-        if not number:
-            yield from check_outcome(host, outcome, emulated=emulated, told=told)
-            continue
-        if outcome.ended:
-            yield _failure(host, outcome, told)
-        yield from _opened(outcome, told)
+        found = _of_device(host, outcome) if number else check_outcome(host, outcome, emulated=emulated)
+        for finding in found:
+            names = len(outcomes) > 1 and (number or finding.check in ("device.open", "device.memory"))
+            yield replace(finding, text=f"device {device}: {finding.text}") if names else finding
 
 
-def check_outcome(host: Host, outcome: Outcome, *, emulated: bool, told: str = "") -> Iterator[Finding]:
-    """The library as opened, then the device; `told` stands before what is said of it."""
+def check_outcome(host: Host, outcome: Outcome, *, emulated: bool) -> Iterator[Finding]:
+    """The library as opened, then the device."""
     if outcome.library:
         yield from _library(outcome, emulated=emulated)
-    if outcome.ended:
-        yield _failure(host, outcome, told if reached(outcome) else "")
     if outcome.count:
         chip = f" ({outcome.soc_name})" if outcome.soc_name else ""
         kind = "emulated device" if emulated else "device"
         yield ok("device.count", f"{plural(outcome.count, kind)}{chip}, run mode {outcome.run_mode}")
     elif outcome.step == "done":
         yield error("device.count", "the library knows no device", FIXES[207004])
-    yield from _opened(outcome, told)
+    yield from _of_device(host, outcome)
 
 
-def _opened(outcome: Outcome, told: str) -> Iterator[Finding]:
+def _of_device(host: Host, outcome: Outcome) -> Iterator[Finding]:
+    if outcome.ended:
+        yield _failure(host, outcome)
     if outcome.opened:
-        yield ok("device.open", f"{told}the device was opened")
-        yield from _memory(outcome, told)
+        yield ok("device.open", "the device was opened")
+        yield from _memory(outcome)
 
 
 def _library(outcome: Outcome, *, emulated: bool) -> Iterator[Finding]:
@@ -128,12 +126,12 @@ def _failed_at(outcome: Outcome) -> str:
     return "device.open" if outcome.step.startswith(("aclrtSet", "aclrtGetMem", "aclrtReset")) else "library.open"
 
 
-def _failure(host: Host, outcome: Outcome, device: str) -> Finding:
+def _failure(host: Host, outcome: Outcome) -> Finding:
     check = _failed_at(outcome)
     if outcome.ended == "hung":
         return error(
             check,
-            f"{device}{'the end' if outcome.step == 'done' else outcome.step} did not come in time: the library or the "
+            f"{'the end' if outcome.step == 'done' else outcome.step} did not come in time: the library or the "
             "driver hangs",
             "see `npu-smi info` (does it hang, too?) and `dmesg`; end processes that hold the device, reset the card "
             "(`npu-smi set -t reset`) or restart the host. A slow first start gets more time with --timeout-s",
@@ -141,14 +139,14 @@ def _failure(host: Host, outcome: Outcome, device: str) -> Finding:
     if outcome.ended != "failed":
         return error(
             check,
-            f"{device}{outcome.step} {outcome.ended}",
+            f"{outcome.step} {outcome.ended}",
             "driver, CANN and processor must fit together: see the findings above; `python -X faulthandler -m "
             "aclserve_server serve` shows where",
         )
     if not outcome.call:
         return _unopened(host, check, outcome.text)
     row = lookup(outcome.code)
-    told = f"{device}{outcome.call} failed with {outcome.code} ({row.name}): {row.meaning}"
+    told = f"{outcome.call} failed with {outcome.code} ({row.name}): {row.meaning}"
     if outcome.text:
         told += private(f" | {outcome.text}", "")
     return error("cann.stub" if outcome.code == 100039 else check, told, FIXES.get(outcome.code) or row.action)
@@ -196,9 +194,9 @@ def _find(host: Host, name: str) -> Path | None:
     return next((place for place in places if host.exists(place)), None)
 
 
-def _memory(outcome: Outcome, told: str) -> Iterator[Finding]:
+def _memory(outcome: Outcome) -> Iterator[Finding]:
     for kind, free, total in outcome.memory:
-        text = f"{told}{size(free)} of {size(total)} {kind} are free"
+        text = f"{size(free)} of {size(total)} {kind} are free"
         if free < total * SCARCE_FRACTION:
             yield warning("device.memory", text, FIXES[207001])
         else:

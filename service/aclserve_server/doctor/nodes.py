@@ -25,8 +25,8 @@ def device_nodes(host: Host) -> list[int]:
     return [number for number, _ in _nodes(host)]
 
 
-def check_nodes(host: Host, devices: Sequence[int]) -> Iterator[Finding]:
-    """The nodes, their permissions, and the variables that choose among them. `devices` are those to be driven."""
+def check_nodes(host: Host, devices: Sequence[int], flag: str = "--device") -> Iterator[Finding]:
+    """The nodes, their permissions, and the variables that choose among them. `devices` are those that `flag` names."""
     numbers = device_nodes(host)
     if not numbers:
         yield error("nodes.devices", "there is no /dev/davinciN: no NPU is visible here", _missing(host, "davinci0"))
@@ -39,7 +39,7 @@ def check_nodes(host: Host, devices: Sequence[int]) -> Iterator[Finding]:
                 "nodes.helpers", f"there is no /dev/{group[0]}, which every device needs", _missing(host, group[0])
             )
     yield from _permissions(host, [name for _, name in _nodes(host)])
-    yield from _visible(host, numbers, devices)
+    yield from _visible(host, numbers, devices, flag)
 
 
 def _nodes(host: Host) -> list[tuple[int, str]]:
@@ -89,7 +89,7 @@ def _group(host: Host, path: str) -> str:
     return field(host.text(DRIVER_INFO), "UserGroup") or "HwHiAiUser"
 
 
-def _visible(host: Host, numbers: list[int], devices: Sequence[int]) -> Iterator[Finding]:
+def _visible(host: Host, numbers: list[int], devices: Sequence[int], flag: str) -> Iterator[Finding]:
     check = "nodes.visible"
     if host.environ.get(CONTAINER_VISIBLE, "").strip() == "void":
         yield warning(
@@ -112,11 +112,10 @@ def _visible(host: Host, numbers: list[int], devices: Sequence[int]) -> Iterator
         count = len(chosen)
     beyond = [device for device in devices if device >= count]
     if numbers and beyond:
-        flag, noun = ("--device", "a number") if len(devices) == 1 else ("--devices", "numbers")
         yield error(
             "nodes.chosen",
-            f"{flag} {listed(beyond)} is not among the {plural(count, 'device')} that this process may use",
-            f"give {flag} {noun} below {count}" if count else f"correct {VISIBLE}",
+            f"{flag} names {listed(beyond)}, and this process may use {plural(count, 'device')}",
+            f"give {flag} numbers below {count}" if count else f"correct {VISIBLE}",
         )
 
 

@@ -44,7 +44,7 @@ class Process:
     is_server: bool
 
 
-def check_ports(host: Host, values: Mapping[str, Any], devices: Sequence[int] = ()) -> Iterator[Finding]:
+def check_ports(host: Host, values: Mapping[str, Any], devices: Sequence[int]) -> Iterator[Finding]:
     """The options' ports and Unix domain sockets. `values` are the options' values by name, `devices` all of them."""
     listeners = list(read_listeners(host))
     known = host.exists("/proc/net/tcp")

@@ -89,7 +89,7 @@ def request_for(given: Options, device: int, *, open_device: bool) -> Request:
         "run_mode": values["emulator_run_mode"],
         "memory_bytes": values["emulator_memory_bytes"],
         "profile": values["emulator_profile"],
-        "device_count": device + 1,
+        "device_count": max(given.devices) + 1,
     }
     return Request("", machine, opened)
 

@@ -146,7 +146,7 @@ class BatchRunner(Runner):
             self._free.remove(slot)
             self._dispatch(slot, now)
             self._let_in()
-        self._call_again(now, idle=self._queue.rows > 0 and any(not self._load(slot) for slot in self._free))
+        self._call_again(idle=self._queue.rows > 0 and any(not self._load(slot) for slot in self._free))
         self._check_drained()
 
     def _busy_s(self, now: float) -> float:

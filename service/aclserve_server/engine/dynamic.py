@@ -110,7 +110,7 @@ class DynamicRunner(Runner):
             self._running = run
             self._busy_until = now + (self._queue.costs.of(1) or 0.0)
             self._blocking.submit(lambda: self._work(run))
-        self._call_again(now, idle=False)
+        self._call_again(idle=False)
         self._check_drained()
 
     def _work(self, run: Run) -> None:

@@ -236,7 +236,7 @@ class Runner:
         """Starts what is due, and sees to it that it is called again in time."""
         raise NotImplementedError
 
-    def _call_again(self, now: float, *, idle: bool) -> None:
+    def _call_again(self, *, idle: bool) -> None:
         """Arms the timer for the queue's next change by time. One that rings earlier is left: then it is armed anew."""
         wakeup = self._queue.next_wakeup(idle=idle)
         if self._timer is not None:
@@ -245,7 +245,7 @@ class Runner:
             self._timer.cancel()
             self._timer = None
         if wakeup is not None:
-            self._timer = self._loop.call_later(max(wakeup - now, 0.0), self._ring)
+            self._timer = self._loop.call_later(max(wakeup - perf_counter(), 0.0), self._ring)
             self._rings_at = wakeup
 
     def _ring(self) -> None:

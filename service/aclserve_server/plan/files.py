@@ -205,7 +205,7 @@ def _trace(path: Path, model: str, problems: list[str]) -> list[Arrival]:
             for row in rows
             if (row.get("model") or model) == model
         ]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, csv.Error) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, csv.Error) as error:
         problems.append(
             f"{path.name}: expected a number `time_s` in every line, and perhaps `model`, `rows`, `stream`; {error!r}"
         )

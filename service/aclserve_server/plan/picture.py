@@ -21,10 +21,13 @@ def prepare(path: Path) -> None:
         raise ConfigError(
             [f"--picture: got {path.name!r}, expected a name that ends in .png, or in .{', .'.join(kinds)}"]
         )
+    is_new = not path.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab"):
             pass
+        if is_new:
+            path.unlink()
     except OSError as error:
         raise ConfigError([f"--picture: got {str(path)!r}, which cannot be written: {error.strerror}"]) from error
 
