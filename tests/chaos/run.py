@@ -1,6 +1,6 @@
 """Chaos by hand and in `make chaos`: failures everywhere, and clients against a server that dies and hangs.
 
-    python -m tests.chaos.run faults [--seconds 120] [--codes class|behaviour|all] [--seed N]
+    python -m tests.chaos.run faults [--seconds 120] [--codes class|behaviour|all] [--part 1/2] [--seed N]
     python -m tests.chaos.run storm [--seconds 120] [--seed N]
     python -m tests.chaos.run soak [--items 1000000]
     python -m tests.chaos.run overload [--seconds 10]
@@ -48,6 +48,8 @@ def faults(options: argparse.Namespace, folder: Path) -> Told:
         ways = {"class": product.by_class, "behaviour": product.by_behaviour, "all": product.everything}
         cases = list(ways[options.codes](sites))
         random.Random(options.seed).shuffle(cases)
+        part, parts = options.part
+        cases = cases[part - 1 :: parts]
         end = time.monotonic() + options.seconds
         for case in cases:
             if time.monotonic() > end:
@@ -158,6 +160,13 @@ PARTS: dict[str, Callable[[argparse.Namespace, Path], Told]] = {
 }
 
 
+def _part(text: str) -> tuple[int, int]:
+    part, parts = map(int, text.split("/"))
+    if not 0 < part <= parts:
+        raise ValueError(text)
+    return part, parts
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.run", description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="what to do; none: faults and storm")
@@ -168,6 +177,9 @@ def main() -> int:
         choices=("class", "behaviour", "all"),
         default="class",
         help="one code of each class, of each behaviour, or all",
+    )
+    parser.add_argument(
+        "--part", type=_part, default=(1, 1), metavar="K/N", help="the K-th of N equal parts of the faults, of one seed"
     )
     parser.add_argument("--seed", type=int, default=int(time.time()), help="what chance begins with")
     options = parser.parse_args()
