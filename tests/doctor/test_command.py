@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import shlex
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -129,6 +132,23 @@ def test_text_has_each_finding_with_its_fix(capsys: pytest.CaptureFixture[str], 
 def up(broken: Path) -> Iterator[Serving]:
     with serving(broken, unix_socket=str(broken / "a.sock")) as served:
         yield served
+
+
+def test_a_reader_that_leaves_is_no_fault(repository: Path) -> None:
+    """As `aclserve doctor | head` has it."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "aclserve_server", "doctor", "--acl-library", "emulator", "--no-device"]
+    with os.fdopen(writing, "wb") as closed:
+        done = subprocess.run(
+            [*command, "--model-repository", str(repository)],
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_an_admin_is_told_nothing_that_names_the_machine(up: Serving, broken: Path) -> None:
