@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from zlib import crc32
 
 from aclserve_server.acl.abi import PROTOTYPES, Check
 from aclserve_server.acl.errors import AclError
@@ -43,6 +44,12 @@ class Case:
     site: Site
     code: int
     nth: int = 1
+
+    def share(self, parts: int) -> int:
+        """Which of so many parts it belongs to, however many calls another life makes."""
+        site = self.site
+        text = f"{site.mode} {site.phase} {site.function} {site.task} {self.code} {self.nth}"
+        return crc32(text.encode()) % parts
 
 
 def sites(loop: Loop, root: Path) -> list[Site]:

@@ -49,7 +49,7 @@ def faults(options: argparse.Namespace, folder: Path) -> Told:
         cases = list(ways[options.codes](sites))
         random.Random(options.seed).shuffle(cases)
         part, parts = options.part
-        cases = cases[part - 1 :: parts]
+        cases = [case for case in cases if case.share(parts) == part - 1]
         end = time.monotonic() + options.seconds
         for case in cases:
             if time.monotonic() > end:
@@ -178,9 +178,7 @@ def main() -> int:
         default="class",
         help="one code of each class, of each behaviour, or all",
     )
-    parser.add_argument(
-        "--part", type=_part, default=(1, 1), metavar="K/N", help="the K-th of N equal parts of the faults, of one seed"
-    )
+    parser.add_argument("--part", type=_part, default=(1, 1), metavar="K/N", help="the K-th of N parts of the faults")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="what chance begins with")
     options = parser.parse_args()
     print(f"seed {options.seed}")

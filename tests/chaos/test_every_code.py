@@ -88,3 +88,12 @@ def test_every_code_is_treated_as_one_that_is_tried_at_every_site() -> None:
         assert {lookup(code).category for code in tried} == set(Category) - {Category.OK}
         assert len(tried) < 30
     assert len(FATAL) + len(SURVIVABLE) == len(life.ALL_CODES) > 150
+
+
+def test_parts_of_the_faults_are_all_of_them_whatever_else_a_life_calls() -> None:
+    quiet = [product.Site("host", "start", "aclrtMalloc", 3)]
+    busy = [product.Site("host", "start", "aclrtMalloc", 4), product.Site("host", "start", "aclrtFree", 1)]
+    shares = {case.code: case.share(4) for case in product.everything(quiet)}
+    assert set(shares.values()) == set(range(4))
+    again = {case.code: case.share(4) for case in product.everything(busy) if case.site.function == "aclrtMalloc"}
+    assert again == shares
