@@ -56,6 +56,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         f"{SERVER}.emulator",
         f"{SERVER}.inspect",
         f"{SERVER}.config",
+        f"{SERVER}.device_list",
         f"{SERVER}.options",
         f"{SERVER}.unix_socket",
     ),

@@ -18,12 +18,10 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
-from prometheus_client import CollectorRegistry
-
 from aclserve_server import logs
 from aclserve_server.cli import EXIT_ERROR, EXIT_USAGE, Alone, serve_device
 from aclserve_server.config import Config, ConfigError, options
-from aclserve_server.metrics.http import add_process, page
+from aclserve_server.metrics.http import add_process, page_or_none
 from aclserve_server.rpc.health import OVERALL
 from aclserve_server.server import Addresses, Server
 from aclserve_server.supervisor.link import ALIVE_S, Link
@@ -90,7 +88,7 @@ class Tied(Alone):
     async def _answer(self, stop: Callable[[], None]) -> None:
         async for message in self._link.messages():
             if message["event"] == "metrics":
-                self._link.tell("page", text=await asyncio.to_thread(metrics_page, self._server.registry))
+                self._link.tell("page", text=await asyncio.to_thread(page_or_none, self._server.registry))
         stop()
 
     def _health_changed(self) -> None:
@@ -106,15 +104,6 @@ class Tied(Alone):
         names = self._server.health.states
         self._serving = names[OVERALL]
         self._link.tell("health", names=names)
-
-
-def metrics_page(registry: CollectorRegistry) -> str | None:
-    """What the worker's part of /metrics is; None where it cannot be told, which must not end the worker's answers."""
-    try:
-        return page(registry)
-    except Exception:
-        log.exception("the metrics cannot be collected; the supervisor's page goes without this worker's part")
-        return None
 
 
 def _leave_after(watching: int, stop_s: float) -> None:

@@ -16,7 +16,7 @@ from chaos import http2
 from e2e.raw import Raw, array_of, leaves_nothing, on_loop, tensor, wait_until
 from serving import Serving, elementwise, put_model, rows, serving
 
-GROWTH_BYTES = 64 << 20
+GROWTH_BYTES = 128 << 20
 """What an attack may cost the process in memory, the client's own side included."""
 
 

@@ -17,13 +17,12 @@ from prometheus_client.registry import Collector
 
 from aclserve_server.config import Config
 from aclserve_server.metrics import ServerMetrics
-from aclserve_server.metrics.http import page
+from aclserve_server.metrics.http import page, page_or_none
 from aclserve_server.supervisor.health import ALL, combine, down, name_of
 from aclserve_server.supervisor.link import Link
 from aclserve_server.supervisor.metrics import WorkerFacts, merge, own
 from aclserve_server.supervisor.process import NOT_STARTED, Run
 from aclserve_server.supervisor.supervisor import worker_config
-from aclserve_server.worker import metrics_page
 
 NAMES = st.dictionaries(st.sampled_from(["", "model:a", "model:b", "service"]), st.booleans())
 
@@ -98,9 +97,9 @@ def test_metrics_that_cannot_be_collected_are_none_and_are_logged(caplog: pytest
 
     registry = CollectorRegistry()
     registry.register(Broken())
-    assert metrics_page(registry) is None
+    assert page_or_none(registry) is None
     assert "the cause" in caplog.text
-    assert metrics_page(CollectorRegistry()) == ""
+    assert page_or_none(CollectorRegistry()) == ""
 
 
 def test_the_supervisors_own_metrics() -> None:

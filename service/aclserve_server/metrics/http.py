@@ -45,6 +45,15 @@ def page(registry: CollectorRegistry) -> str:
     return generate_latest(registry).decode()
 
 
+def page_or_none(registry: CollectorRegistry) -> str | None:
+    """The same for those who must go on without it where a collector fails, which is logged."""
+    try:
+        return page(registry)
+    except Exception:
+        logger.exception("the metrics cannot be collected")
+        return None
+
+
 class MetricsServer:
     """Serves /healthz (200 while the process lives), /readyz (200 or 503) and /metrics; HTTP/1.0, GET and HEAD only.
 
