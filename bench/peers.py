@@ -95,7 +95,7 @@ def open_loop(server: Serving, arguments: argparse.Namespace, out: Path) -> dict
 
 
 def packed(server: Serving, arguments: argparse.Namespace, out: Path) -> Packed:
-    """Items of the native stream, several in a message, beside Triton's own streams; see packed.py."""
+    """Items of the native stream, several in a message, beside Triton; see packed.py."""
     command = [str(TOOLS / "venvs" / "client" / "bin" / "python"), "-m", "bench.packed", server.address]
     command += ["--pid", str(server.pid), "--python", sys.executable, "--harness", str(HARNESS), "--tools", str(TOOLS)]
     command += ["--peers", ",".join(arguments.peers)]
@@ -105,7 +105,7 @@ def packed(server: Serving, arguments: argparse.Namespace, out: Path) -> Packed:
 
 
 def packs(report: Packed) -> str:
-    """What an item costs by how many are in a message, and what that is to a request on the peer's stream."""
+    """What an item costs by how many are in a message, and what that is to a request of the peer's."""
     rows = []
     for case, rounds in report.items():
         peer = next(iter(rounds[0]))

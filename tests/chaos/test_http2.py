@@ -16,8 +16,11 @@ from chaos import http2
 from e2e.raw import Raw, array_of, leaves_nothing, on_loop, tensor, wait_until
 from serving import Serving, elementwise, put_model, rows, serving
 
-GROWTH_BYTES = 128 << 20
+GROWTH_BYTES = 64 << 20
 """What an attack may cost the process in memory, the client's own side included."""
+
+MORE_BYTES = {"rapid_reset": 128 << 20}
+"""Thousands of calls that begin and end are objects for the moment: 30 to 70 MB were seen."""
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +63,7 @@ def test_an_attack_hurts_nobody_else(service: Serving, raw: Raw, caplog: pytest.
                 assert sock is not None
                 connections.enter_context(sock)
                 serves(raw)
-            assert process.memory_info().rss - resident < GROWTH_BYTES
+            assert process.memory_info().rss - resident < MORE_BYTES.get(name, GROWTH_BYTES)
         wait_until(lambda: process.num_fds() <= descriptors, "the connections are gone")
         wait_until(lambda: not on_loop(service, lambda: service.server.calls.streams), "no stream is left")
         wait_until(lambda: not on_loop(service, lambda: service.server.health.watchers), "nobody watches")
